@@ -1,0 +1,46 @@
+# `make simulate` and `make test` do everything on a fresh machine: they make the virtual
+# environment, install what is pinned in constraints.txt, and run.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: help install simulate test lint typecheck unit test-slow wheel clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -U -c constraints.txt pip
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+install: $(VENV)/.installed  ## create .venv and install the package with its development tools
+
+simulate: install  ## the main job: Pilot, nine clients, secure aggregation, embedded default
+	$(BIN)/python -m pilot_secure.simulate --secure-agg $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+typecheck: install
+	$(BIN)/mypy
+
+unit: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test: lint typecheck unit  ## lint, type-check and test
+
+test-slow: install  ## what takes minutes: every drop-out pattern, whole runs over several seeds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
+wheel: install  ## build the wheel and run it in a fresh environment outside the tree
+	$(BIN)/python -m build --wheel --outdir dist
+	BIN=$(abspath $(BIN)) sh tests/wheel.sh
+
+clean:  ## remove the virtual environment and build outputs (never runs/)
+	rm -rf $(VENV) dist build
