@@ -1,0 +1,41 @@
+"""The errors that a person, rather than a program, has to put right.
+
+    UsageError                   a mistake of whoever started the command: exit code 2
+    ├── ConfigError              configuration file or command line (pilot_secure.command_line)
+    ├── RunFolderError           a run folder that cannot be made, written or read (run_folder)
+    ├── DataError                the user's own data (data.conversations, data.images)
+    └── MetricError              a metric that does not fit its records (metrics)
+
+The text of a `UsageError` is one sentence (one line per problem where several are reported
+together) that names the field or file, what it held and what was expected.
+`pilot_secure.command_line.exit_on_error` prints it without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class UsageError(Exception):
+    """A mistake of the caller, told in one sentence: what was given and what was expected."""
+
+
+class ConfigError(UsageError):
+    """One or more fields of the configuration are wrong.
+
+    `problems` holds one sentence per field; the text of the error is these, one to a line.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class RunFolderError(UsageError):
+    """A run folder that cannot be created, written or read."""
+
+
+class DataError(UsageError):
+    """The user's data files are missing, malformed or too often broken."""
+
+
+class MetricError(UsageError):
+    """A metric is unknown, or the records lack what it needs."""
