@@ -1,0 +1,64 @@
+"""Reading YAML configuration files as people expect them to be read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pilot_secure.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core scalars and no duplicate keys.
+
+    PyYAML follows YAML 1.1, where `no` is false and `6e-3` is text; neither is what the author
+    of `mixed_precision: no` or `learning_rate: 6e-3` means.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(_REPLACED)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        for _REPLACED in [(":bool", ":float", ":int", ":timestamp")]
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping, refusing a key that stands twice."""
+        keys = [key.value for key, _ in node.value]
+        for key in sorted({key for key in keys if keys.count(key) > 1}):
+            line = node.start_mark.line + 1
+            raise yaml.MarkedYAMLError(problem=f"key `{key}` stands twice after line {line}")
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
+    )
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty mapping.
+
+    Raises: ConfigError if it is missing, unreadable, no YAML, or no mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+    except FileNotFoundError:
+        raise ConfigError([f"--config is {path}: expected a YAML file, there is none."]) from None
+    except OSError as error:
+        raise ConfigError([f"--config is {path}: cannot be read ({error.strerror})."]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError([f"--config is {path}: expected YAML, but {reason}."]) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError([f"--config is {path}: expected `section:` mappings at its top level."])
+    return {str(key): value for key, value in content.items()}
