@@ -13,7 +13,6 @@ All problems of a file and a command line are reported together, one sentence ea
 from __future__ import annotations
 
 import argparse
-import errno
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from pydantic import BaseModel
 from pilot_secure.config_checks import validate
 from pilot_secure.config_fields import Leaf, bounds, from_text, has_default, leaves, metavar
 from pilot_secure.config_file import read_config_file
-from pilot_secure.errors import ConfigError, UsageError
+from pilot_secure.errors import ConfigError, UsageError, is_callers_mistake, os_sentence
 
 Config = TypeVar("Config", bound=BaseModel)
 Arguments = ParamSpec("Arguments")
@@ -34,14 +33,6 @@ Arguments = ParamSpec("Arguments")
 USAGE_ERROR = 2
 INTERRUPTED = 130
 _FLAG_WORDS = {"True": "yes", "False": "no"}
-_SENTENCES = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.ENOENT: "there is no such file or folder",
-}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -215,7 +206,7 @@ def main(function: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
         except UsageError as error:
             return _complain(str(error))
         except OSError as error:
-            if error.errno not in _SENTENCES:
+            if not is_callers_mistake(error):
                 raise
             return _complain(os_sentence(error))
         except KeyboardInterrupt:
@@ -223,12 +214,6 @@ def main(function: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
             return INTERRUPTED
 
     return run
-
-
-def os_sentence(error: OSError) -> str:
-    """One sentence for an error of the operating system: the file, and what is wrong."""
-    reason = _SENTENCES.get(error.errno or 0, error.strerror or "it cannot be read or written")
-    return f"{error.filename}: {reason}." if error.filename else f"{reason[0].upper()}{reason[1:]}."
 
 
 def _complain(sentences: str) -> int:

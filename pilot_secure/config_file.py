@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from pilot_secure.errors import ConfigError
 
@@ -62,3 +63,19 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError([f"--config is {path}: expected `section:` mappings at its top level."])
     return {str(key): value for key, value in content.items()}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that either version of YAML would read as something else."""
+
+
+for _first, _resolvers in _Loader.yaml_implicit_resolvers.items():
+    for _name, _regexp in _resolvers:
+        _Dumper.add_implicit_resolver(_name, _regexp, [_first])
+
+
+def dump_config(config: BaseModel, comment: str) -> str:
+    """A configuration as a YAML file that `read_config_file` reads back, under a comment."""
+    lines = "".join(f"# {line}\n" for line in comment.splitlines())
+    content = config.model_dump(mode="json")
+    return lines + yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -13,6 +13,17 @@ together) that names the field or file, what it held and what was expected.
 
 from __future__ import annotations
 
+import errno
+
+_SYSTEM_SENTENCES = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOENT: "there is no such file or folder",
+}
+
 
 class UsageError(Exception):
     """A mistake of the caller, told in one sentence: what was given and what was expected."""
@@ -39,3 +50,15 @@ class DataError(UsageError):
 
 class MetricError(UsageError):
     """A metric is unknown, or the records lack what it needs."""
+
+
+def is_callers_mistake(error: OSError) -> bool:
+    """Whether the disk, its permissions or a missing file caused it, rather than a defect."""
+    return error.errno in _SYSTEM_SENTENCES
+
+
+def os_sentence(error: OSError, path: object = None) -> str:
+    """One sentence for an error of the operating system: the file, and what is wrong."""
+    reason = _SYSTEM_SENTENCES.get(error.errno or 0) or error.strerror or "it cannot be used"
+    where = path or error.filename
+    return f"{where}: {reason}." if where else f"{reason[0].upper()}{reason[1:]}."

@@ -1,0 +1,156 @@
+"""Writing files that survive a kill: whole files at once, and lines one after the other.
+
+A full disk, a missing permission or a file that is not there becomes a `RunFolderError` whose
+sentence names the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from pilot_secure.errors import RunFolderError, os_sentence
+
+Record = TypeVar("Record")
+
+
+@contextlib.contextmanager
+def told_in_a_sentence(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system into a `RunFolderError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(os_sentence(error, path)) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file: a reader sees the old file or the new one, never a part.
+
+    The parent folder is made if need be. The content is on the disk before the name changes.
+    Raises: RunFolderError; an earlier file is then untouched, and nothing is left beside it.
+    """
+    with told_in_a_sentence(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            try:
+                _write_all(descriptor, content)
+                os.fsync(descriptor)
+                os.fchmod(descriptor, 0o644 & ~_umask())
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        _sync_folder(path.parent)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class LineWriter:
+    """Appends lines to a new file; each line is with the operating system when `append` returns.
+
+    A killed process loses nothing that was appended; a cut of power may lose what came after
+    the last `sync`. Raises: RunFolderError if the file exists already or cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with told_in_a_sentence(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+            self._descriptor: int | None = os.open(path, flags, 0o644)
+
+    def append(self, line: str | bytes) -> None:
+        """Add one line; it must not hold a line break of its own."""
+        encoded = line.encode() if isinstance(line, str) else line
+        if b"\n" in encoded:
+            raise ValueError(f"{self.path}: a record holds a line break")
+        if self._descriptor is None:
+            raise ValueError(f"{self.path}: the writer is closed")
+        with told_in_a_sentence(self.path):
+            _write_all(self._descriptor, encoded + b"\n")
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk."""
+        if self._descriptor is not None:
+            with told_in_a_sentence(self.path):
+                os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Sync and close; closing twice does nothing."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with told_in_a_sentence(self.path):
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class LineReader(Generic[Record]):
+    """Streams the records of an append-only file, one line each.
+
+    A last line without its line break was cut by a kill: it is left out, and `note` says so
+    after the iteration. Raises: RunFolderError, naming the line, where `parse` raises ValueError.
+    """
+
+    def __init__(self, path: Path, parse: Callable[[bytes], Record]) -> None:
+        self.path = path
+        self.note: str | None = None
+        self._parse = parse
+
+    def __iter__(self) -> Iterator[Record]:
+        self.note = None
+        with told_in_a_sentence(self.path):
+            file = self.path.open("rb")
+        with file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    self.note = f"{self.path}: line {number} was cut and is left out."
+                    return
+                yield self._parsed(number, line)
+
+    def _parsed(self, number: int, line: bytes) -> Record:
+        try:
+            return self._parse(line)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise RunFolderError(
+                f"{self.path}: line {number} is no valid record ({reason})."
+            ) from None

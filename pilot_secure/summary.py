@@ -1,0 +1,185 @@
+"""What a run tells afterwards: `summary.json` and the lines of `history.jsonl`.
+
+Scores are in percent (CIDEr times 100), times in seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+REPORTED_PACKAGES = (
+    "pilot-secure",
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "numpy",
+    "cryptography",
+    "tenseal",
+)
+
+Status = Literal["running", "finished", "interrupted", "failed"]
+Moment = Literal["before", "after_local", "after_aggregation"]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class ClientSummary(_Record):
+    """One client's scores; null where a run ended before they were known.
+
+    `before` is the bare base model, `after_local` the client's model after its last local
+    training, `after_aggregation` after the last aggregation (equal for methods without one).
+    """
+
+    client: str
+    task: str
+    samples: Count
+    test_samples: Count
+    metric: str
+    before: float | None = None
+    after_local: float | None = None
+    after_aggregation: float | None = None
+    skipped_rows: Count = 0
+
+
+class PhaseSummary(_Record):
+    """What a phase cost over the whole run; bytes are summed over the clients."""
+
+    phase: str
+    seconds: Seconds
+    upload_bytes: Count = 0
+    download_bytes: Count = 0
+
+
+class DropOut(_Record):
+    """A client that did not answer."""
+
+    client: str
+    round: Count
+    stage: Literal[1, 2]
+    attempt: Count
+    phase: str
+
+
+class Leakage(BaseModel):
+    """What parties could learn beyond their own data; sections are added by those who measure."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Summary(_Record):
+    """The whole of `summary.json`. `reason` says why a run failed or was interrupted."""
+
+    schema_version: Literal[1] = 1
+    status: Status
+    reason: str | None = None
+    name: str
+    method: str
+    scenario: str
+    seed: Count
+    secure_agg: bool
+    versions: dict[str, str]
+    started_utc: str
+    wall_seconds: Seconds = 0.0
+    peak_memory_bytes: Count = 0
+    clients: tuple[ClientSummary, ...] = ()
+    phases: tuple[PhaseSummary, ...] = ()
+    drop_outs: tuple[DropOut, ...] = ()
+    leakage: Leakage = Leakage()
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> bytes:
+        """UTF-8 JSON, indented, ending in a line break."""
+        return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+class TrainingRecord(_Record):
+    """Mean losses of a client's local training, by the name of the loss; null if not finite."""
+
+    kind: Literal["training"] = "training"
+    round: Count
+    stage: Literal[1, 2]
+    client: str
+    epoch: Count
+    steps: Count
+    losses: dict[str, float | None]
+
+
+class ScoreRecord(_Record):
+    """A client's model, scored."""
+
+    kind: Literal["score"] = "score"
+    round: Count
+    stage: Literal[0, 1, 2]
+    client: str
+    moment: Moment
+    metric: str
+    value: float
+    count: Count
+    unparsed: Count
+
+
+class SelectionRecord(_Record):
+    """The text adapters a client was given a mix of, and their weights before normalising.
+
+    Secrecy: the client's own; the run folder of a simulation holds what every party holds.
+    """
+
+    kind: Literal["selection"] = "selection"
+    round: Count
+    stage: Literal[1, 2]
+    client: str
+    neighbours: tuple[str, ...]
+    weights: tuple[float, ...]
+    distances: dict[str, float]
+
+
+HistoryRecord = Annotated[
+    TrainingRecord | ScoreRecord | SelectionRecord, Field(discriminator="kind")
+]
+_HISTORY: TypeAdapter[HistoryRecord] = TypeAdapter(HistoryRecord)
+
+
+def parse_summary(content: bytes) -> Summary:
+    """The summary in a `summary.json`. Raises: ValueError."""
+    return Summary.model_validate_json(content)
+
+
+def parse_history_record(line: bytes) -> HistoryRecord:
+    """The record in a line of `history.jsonl`. Raises: ValueError."""
+    return _HISTORY.validate_json(line)
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schemas of both files, by file name."""
+    return {
+        "summary.json": Summary.model_json_schema(),
+        "history.jsonl": _HISTORY.json_schema(),
+    }
+
+
+def installed_versions(packages: Iterable[str] = REPORTED_PACKAGES) -> dict[str, str]:
+    """Versions of Python and of packages, "absent" where one is not installed."""
+    versions = {"python": sys.version.split()[0]}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    return versions
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
