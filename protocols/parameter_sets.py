@@ -1,0 +1,204 @@
+"""Named CKKS parameter sets for encrypted distances: security, ranges, error and leakage.
+
+Nothing here computes on ciphertexts; it is the arithmetic that an auditor redoes by hand. All
+lengths of vectors are in units of the public norm bound B: what is encrypted is x / B, so every
+encrypted vector has norm at most 1 and every squared distance is at most 4.
+
+Notation: N the ring degree, q the data modulus (product of the data primes), p the special
+prime that only public keys live under, Δx the scale of an upload, Δy that of a plaintext operand.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import ParameterError
+
+ERROR_SIGMA = 3.2
+"""Standard deviation of a fresh encryption error, in units of one coefficient."""
+
+TAIL = 8.0
+"""Standard deviations that a noise bound allows: exceeded with probability below 2^-49."""
+
+MAX_MODULUS_BITS_128 = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881}
+"""Largest log2(q p) for 128-bit classical security with ternary secrets.
+
+Source: Albrecht et al., Homomorphic Encryption Standard (2018), Table 1.
+"""
+
+Trust = Literal["peer", "key_holder"]
+
+
+@dataclass(frozen=True)
+class ParameterSet:
+    """One named choice of ring, modulus and scales.
+
+    Prime sizes are whole bytes so that a residue has one canonical encoding of fixed length.
+    ``prime_bits`` lists the data primes first and the special prime last.
+    """
+
+    name: str
+    code: int
+    trust: Trust
+    degree: int
+    prime_bits: tuple[int, ...]
+    upload_scale_bits: int
+    operand_scale_bits: int
+    flood_bits: int = 40
+
+    @property
+    def depth(self) -> int:
+        """Ciphertext-ciphertext multiplications on the way to a result."""
+        return 0 if self.trust == "peer" else 1
+
+    @property
+    def data_bits(self) -> int:
+        """Bits of the modulus q that ciphertexts live under."""
+        return sum(self.prime_bits[:-1])
+
+    @property
+    def total_bits(self) -> int:
+        """Bits of q p: what the security estimate is about."""
+        return sum(self.prime_bits)
+
+    @property
+    def result_scale_bits(self) -> float:
+        """log2 of the result coefficient that stands for an inner product of 1.
+
+        N real numbers are packed as N/2 complex slots; the constant coefficient of a product
+        is 2/N times the sum over the slots, times both scales.
+        """
+        shift = math.log2(self.degree) - 1
+        return self.upload_scale_bits + self.operand_scale_bits - shift
+
+    @property
+    def noise_bound(self) -> float:
+        """Bound on the result coefficient's noise before flooding, honest participants.
+
+        Peer: every upload error meets a plaintext of norm at most Δy sqrt(2/N). Key holder: the
+        errors of a difference of two public-key encryptions meet that difference twice, and its
+        norm is at most 2. Both: one public-key encryption and one modulus switch, each about
+        sqrt(N/18) from rounding against a ternary secret.
+        """
+        rounding = math.sqrt(self.degree / 18 + 1)
+        operand = 2.0**self.operand_scale_bits * math.sqrt(2 / self.degree)
+        if self.trust == "peer":
+            return TAIL * (ERROR_SIGMA * operand + 2 * rounding)
+        per_upload = rounding + 1
+        squares = 2 * per_upload * math.sqrt(2) * 2 * operand
+        return TAIL * (squares + self._switching_noise() + 2 * rounding)
+
+    def _switching_noise(self) -> float:
+        """Standard deviation that one relinearisation adds to a coefficient (hybrid, one p).
+
+        Every data prime contributes a digit below its size times an error, divided by p.
+        Source: Kim, Polyakov, Zucca (2021), section 3.2, GHS/BV hybrid with one prime per digit.
+        """
+        digits = sum(4.0**bits for bits in self.prime_bits[:-1])
+        special = 2.0 ** self.prime_bits[-1]
+        return ERROR_SIGMA * math.sqrt(self.degree * digits / 12) / special
+
+    @property
+    def flood_width_bits(self) -> int:
+        """The flooding term is uniform on [-2^w, 2^w) with this w."""
+        return math.ceil(math.log2(self.noise_bound)) + self.flood_bits
+
+    @property
+    def exact_error_bound(self) -> float:
+        """Bound on the error of a squared distance without flooding, in units of B²."""
+        noise = self.noise_bound / 2.0**self.result_scale_bits
+        operand_rounding = math.sqrt(self.degree / 24) / 2.0**self.operand_scale_bits
+        if self.trust == "peer":
+            return 2 * (noise + TAIL * operand_rounding)
+        return noise + TAIL * 4 * math.sqrt(2) * operand_rounding
+
+    @property
+    def resolution(self) -> float:
+        """Grid, in units of B², on which released squared distances lie: a power of two."""
+        doubling = 1 if self.trust == "peer" else 0
+        return 2.0 ** math.ceil(self.flood_width_bits + doubling - self.result_scale_bits)
+
+    @property
+    def error_bound(self) -> float:
+        """Bound on the error of a released squared distance, in units of B²."""
+        return self.exact_error_bound + 1.5 * self.resolution
+
+    @property
+    def leakage_bits(self) -> float:
+        """The most that the opener of one result learns beyond noise, in bits.
+
+        A malicious opener may choose its upload freely, so the result is any one linear
+        functional modulo q under uniform flooding of 2^(w+1) values: log2(q) - w - 1 bits.
+        """
+        return self.data_bits - self.flood_width_bits - 1
+
+    @property
+    def security_bits(self) -> int:
+        """128 if the total modulus is within the standard's bound, else an error.
+
+        Raises:
+            ParameterError: the modulus is too large for the degree, or the degree unknown.
+        """
+        limit = MAX_MODULUS_BITS_128.get(self.degree)
+        if limit is None or self.total_bits > limit:
+            raise ParameterError(
+                f"CKKS set {self.name}: {self.total_bits} bits at degree {self.degree} "
+                f"are above the 128-bit limit of {limit}"
+            )
+        return 128
+
+    def check(self) -> None:
+        """Verify security, byte-aligned primes and that no honest result wraps around.
+
+        Raises:
+            ParameterError: naming the rule that is broken.
+        """
+        _ = self.security_bits
+        if any(bits % 8 for bits in self.prime_bits[:-1]):
+            raise ParameterError(f"CKKS set {self.name}: data primes must be whole bytes")
+        largest = 2.0 if self.trust == "peer" else 4.0
+        needed = math.log2(largest) + self.result_scale_bits + 1
+        if needed > self.data_bits - 2.0**-6:
+            raise ParameterError(
+                f"CKKS set {self.name}: results need {needed:.1f} bits, q has {self.data_bits}"
+            )
+        if self.flood_width_bits + 2 >= self.data_bits:
+            raise ParameterError(f"CKKS set {self.name}: no room for flooding")
+
+    def residue_bytes(self, prime: int) -> int:
+        """Bytes of one residue modulo the prime with this index."""
+        return -(-self.prime_bits[prime] // 8)
+
+    def polynomial_bytes(self, num_primes: int) -> int:
+        """Bytes of one polynomial over the first ``num_primes`` primes."""
+        return self.degree * sum(self.residue_bytes(i) for i in range(num_primes))
+
+    def num_chunks(self, length: int) -> int:
+        """Ciphertexts that hold ``length`` real numbers."""
+        return -(-length // self.degree)
+
+
+_ALL = (
+    ParameterSet("peer-4096", 1, "peer", 4096, (40, 48, 21), 69, 27),
+    ParameterSet("peer-8192", 2, "peer", 8192, (56, 56, 24), 89, 32),
+)
+
+PARAMETER_SETS: dict[str, ParameterSet] = {parameters.name: parameters for parameters in _ALL}
+
+
+def parameter_set(name: str, trust: Trust) -> ParameterSet:
+    """Look up and check a parameter set by name.
+
+    Raises:
+        ParameterError: unknown name, a set made for the other trust model, or a rule broken.
+    """
+    found = PARAMETER_SETS.get(name)
+    if found is None:
+        known = ", ".join(sorted(PARAMETER_SETS))
+        raise ParameterError(f"unknown CKKS parameter set {name!r}; known are {known}")
+    if found.trust != trust:
+        raise ParameterError(f"CKKS set {name} is for {found.trust} trust, not {trust}")
+    found.check()
+    return found
