@@ -1,0 +1,52 @@
+"""Secure aggregation and encrypted distances as sans-IO state machines."""
+
+from protocols.client import AggregationClient
+from protocols.client_states import (
+    AggregationResult,
+    AnswerGuard,
+    ClientInputs,
+    MemoryGuard,
+    SealedSum,
+)
+from protocols.entropy import DeterministicEntropy, Entropy
+from protocols.errors import (
+    AttemptAborted,
+    AttemptRefused,
+    InputError,
+    LocalProtocolError,
+    ParameterError,
+    PeerError,
+    ProtocolError,
+)
+from protocols.identity import SERVER, Identity, Roster, RosterEntry
+from protocols.parameters import AggregationParameters, SumSpec, smallest_threshold
+from protocols.selection import personalise
+from protocols.server import AggregationReport, AggregationServer
+
+__all__ = [
+    "SERVER",
+    "AggregationClient",
+    "AggregationParameters",
+    "AggregationReport",
+    "AggregationResult",
+    "AggregationServer",
+    "AnswerGuard",
+    "AttemptAborted",
+    "AttemptRefused",
+    "ClientInputs",
+    "DeterministicEntropy",
+    "Entropy",
+    "Identity",
+    "InputError",
+    "LocalProtocolError",
+    "MemoryGuard",
+    "ParameterError",
+    "PeerError",
+    "ProtocolError",
+    "Roster",
+    "RosterEntry",
+    "SealedSum",
+    "SumSpec",
+    "personalise",
+    "smallest_threshold",
+]

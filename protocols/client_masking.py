@@ -1,0 +1,259 @@
+"""A client's masked input: check the plan, then encode and mask all its terms in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from protocols import shares
+from protocols.client_select import open_list
+from protocols.client_setup import MASK_KEY, SHARES_USAGE, share_commitments
+from protocols.client_states import Agreement, Context, Selected, Session, Shared, Uploaded
+from protocols.errors import BadPlan, BadShare, InputError
+from protocols.frame import frame_hash, seal
+from protocols.identity import SERVER
+from protocols.keys import pairwise_mask_key, recipient_mask_key, self_mask_key
+from protocols.masks import MaskKey, MaskStream
+from protocols.messages import (
+    MaskedInput,
+    MaskedVector,
+    Plan,
+    PlannedSum,
+    SharesFrom,
+    scalars_to_wire,
+)
+from protocols.parameters import AggregationParameters
+from protocols.plan import plan_digest, plan_sums
+from protocols.results import fixed_point_of
+from protocols.ring import CHUNK, WEIGHT_STEP, FixedPoint, FlatVector, Packed, clip_in_place
+from protocols.selection import Chosen, weight
+
+
+def on_plan(
+    context: Context, state: Shared | Selected, message: Plan
+) -> tuple[Uploaded, bytes]:
+    """Check plan, shares and neighbour lists, then upload every masked term at once."""
+    session = state.session
+    held = open_shares(context, session, message)
+    agreement = check_plan(context, state, message)
+    row = state.row if isinstance(state, Selected) else {}
+    weights = own_weights(context, agreement, row)
+    jobs = [
+        _job(context, session, planned, weights.get(planned.id, 1.0))
+        for planned in agreement.sums
+        if context.name in planned.contributors
+    ]
+    clip_counts = mask_vectors(context, jobs)
+    upload = MaskedInput(
+        session=session.id,
+        sender=context.name,
+        recipient=SERVER,
+        inputs=tuple(job.to_wire() for job in jobs),
+    )
+    del jobs
+    frame = seal(upload, context.identity)
+    applied = {
+        item.recipient: weights[item.id] for item in agreement.sums if item.id in weights
+    }
+    uploaded = Uploaded(
+        session, agreement, held, frame_hash(frame), row, applied, clip_counts
+    )
+    return uploaded, frame
+
+
+def open_shares(
+    context: Context, session: Session, message: Plan
+) -> dict[str, tuple[bytes, ...]]:
+    """Return the peers' shares after comparing each with its commitment, and the own ones.
+
+    Raises:
+        BadShare: a share that does not open or does not match.
+        BadPlan: shares of strangers or repeated ones, or of fewer than the threshold.
+    """
+    phase, held = "masked_input", {context.name: session.own_shares}
+    for delivery in message.shares:
+        owner = delivery.party
+        if owner in held or owner not in session.adverts:
+            raise BadPlan(SERVER, phase, "shares of strangers or repeated ones")
+        held[owner] = _open_shares_from(context, session, delivery)
+    if set(held) != {*message.participants, context.name}:
+        raise BadPlan(SERVER, phase, "the shares are not those of the participants")
+    if len(held) < context.parameters.threshold:
+        raise BadPlan(SERVER, phase, f"shares of {len(held)} members, below the threshold")
+    return held
+
+
+def _open_shares_from(
+    context: Context, session: Session, delivery: SharesFrom
+) -> tuple[bytes, ...]:
+    owner, phase, size = delivery.party, "masked_input", shares.SECRET_BYTES
+    names = [MASK_KEY, *(spec.id for spec in context.parameters.sums_of(owner))]
+    channel = session.channel(owner)
+    try:
+        plain = channel.open(SHARES_USAGE, owner, context.name, delivery.ciphertext)
+    except ValueError as error:
+        raise BadShare(owner, phase, f"its shares: {error}") from None
+    if len(plain) != size * len(names):
+        raise BadShare(owner, phase, f"{len(plain)} bytes of shares, not {size * len(names)}")
+    held = tuple(plain[place : place + size] for place in range(0, len(plain), size))
+    if share_commitments(session.id, owner, context.name, names, held) != delivery.digests:
+        raise BadShare(owner, phase, "a share does not match its commitment")
+    return held
+
+
+def check_plan(context: Context, state: Shared | Selected, message: Plan) -> Agreement:
+    """Return what is agreed on if the plan is the one that the rules give.
+
+    Raises:
+        BadPlan: participants, sums, contributors or lists other than the rules give.
+    """
+    phase, parameters, session = "masked_input", context.parameters, state.session
+    participants = message.participants
+    if context.name not in participants or not set(participants) <= set(session.adverts):
+        raise BadPlan(SERVER, phase, "participants without us, or with strangers")
+    if len(participants) < parameters.threshold:
+        raise BadPlan(SERVER, phase, f"{len(participants)} participants, below the threshold")
+    lists: dict[str, Chosen] = {}
+    frames: dict[str, bytes] = {}
+    if isinstance(state, Selected):
+        lists[context.name], frames[context.name] = state.chosen, state.frame
+        for box in message.selections:
+            if box.party in lists or box.party not in participants:
+                raise BadPlan(SERVER, phase, "neighbour lists of strangers or repeated ones")
+            lists[box.party], frames[box.party] = open_list(
+                context, session, box.party, box.ciphertext
+            )
+        if set(lists) != set(participants):
+            raise BadPlan(SERVER, phase, "the neighbour lists are not those of the participants")
+    expected = plan_sums(parameters, participants, visible_lists(parameters, lists))
+    if message.sums != expected:
+        raise BadPlan(SERVER, phase, "sums, contributors or recipients are not those of the rules")
+    return Agreement(
+        participants=participants,
+        sums=expected,
+        plan=plan_digest(participants, expected),
+        lists=lists,
+        list_hashes={name: frame_hash(frame) for name, frame in frames.items()},
+    )
+
+
+def visible_lists(
+    parameters: AggregationParameters, lists: Mapping[str, Chosen]
+) -> dict[str, tuple[str, ...]] | None:
+    """Return the neighbour lists if the plan may depend on them, else None."""
+    if parameters.neighbour_visibility == "hidden":
+        return None
+    return {name: chosen.neighbours for name, chosen in lists.items()}
+
+
+def own_weights(
+    context: Context, agreement: Agreement, row: Mapping[str, float]
+) -> dict[str, float]:
+    """Return this client's u for each selected sum it contributes to; zero for non-neighbours."""
+    weights = {}
+    for planned in agreement.sums:
+        spec = context.parameters.sum(planned.id)
+        if spec.contributors != "selected" or context.name not in planned.contributors:
+            continue
+        chosen = agreement.lists[planned.recipient]
+        if context.name not in chosen.neighbours:
+            weights[planned.id] = 0.0
+        elif planned.recipient not in row:
+            raise BadPlan(planned.recipient, "masked_input", "it selected us without a distance")
+        else:
+            weights[planned.id] = weight(chosen.scale, row[planned.recipient])
+    return weights
+
+
+@dataclass(frozen=True)
+class MaskingJob:
+    """One term to encode and mask. Secrecy: this client."""
+
+    sum_id: str
+    vector: str
+    fixed_point: FixedPoint
+    weight: float
+    masks: MaskStream = field(repr=False)
+    packed: Packed = field(repr=False)
+    scalars: tuple[int, ...] = field(repr=False)
+
+    def to_wire(self) -> MaskedVector:
+        """Return the masked term for the upload."""
+        return MaskedVector(
+            sum_id=self.sum_id,
+            packed=self.packed.to_bytes(),
+            scalars=scalars_to_wire(self.masks.mask_scalars(self.scalars)),
+        )
+
+
+def _job(
+    context: Context, session: Session, planned: PlannedSum, applied_weight: float
+) -> MaskingJob:
+    parameters, num_samples = context.parameters, context.inputs.num_samples
+    spec = parameters.sum(planned.id)
+    steps = round(applied_weight / WEIGHT_STEP)
+    return MaskingJob(
+        sum_id=planned.id,
+        vector=spec.vector,
+        fixed_point=fixed_point_of(parameters, planned),
+        weight=num_samples * applied_weight,
+        masks=MaskStream(mask_keys(context, session, planned)),
+        packed=Packed(parameters.ring_bits, parameters.vector_lengths[spec.vector]),
+        scalars=(num_samples if steps else 0, steps, num_samples * steps),
+    )
+
+
+def mask_keys(context: Context, session: Session, planned: PlannedSum) -> list[MaskKey]:
+    """Return the self mask, the pairwise masks, and the recipient mask of a sealed sum."""
+    me, keys = context.name, session.keys
+    masks = [MaskKey(self_mask_key(session.seeds[planned.id], session.id, planned.id, me), 1)]
+    for peer in planned.contributors:
+        if peer != me:
+            secret = keys.mask.exchange(session.adverts[peer].mask_key)
+            key = pairwise_mask_key(secret, session.id, planned.id, me, peer)
+            masks.append(MaskKey(key, 1 if me < peer else -1))
+    if planned.recipient != SERVER:
+        secret = keys.recipient.exchange(session.adverts[planned.recipient].recipient_key)
+        key = recipient_mask_key(secret, session.id, planned.id, me, planned.recipient)
+        masks.append(MaskKey(key, 1))
+    return masks
+
+
+def mask_vectors(context: Context, jobs: Sequence[MaskingJob]) -> dict[str, int]:
+    """Encode and mask every job, reading each vector once; return local clip counts.
+
+    Raises:
+        InputError: a vector of the wrong length, or a NaN or infinity (its tensor is named).
+    """
+    counts = {}
+    for name in sorted({job.vector for job in jobs}):
+        if name not in context.inputs.vectors:
+            raise InputError(f"{context.name}: vector {name} is missing")
+        where = f"{context.name}, {name}"
+        vector = FlatVector(context.inputs.vectors[name], where)
+        length = context.parameters.vector_lengths[name]
+        if len(vector) != length:
+            raise InputError(f"{where}: {len(vector)} coordinates, not {length}")
+        own = [job for job in jobs if job.vector == name]
+        counts[name] = _mask_one_vector(vector, context.parameters.clip[name], own)
+    return counts
+
+
+def _mask_one_vector(vector: FlatVector, clip: float, jobs: Sequence[MaskingJob]) -> int:
+    """Check, clip, encode, mask and pack, one cached chunk at a time."""
+    chunk, floats = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
+    words = np.empty(CHUNK, np.uint32)
+    outside = 0
+    for start in range(0, len(vector), CHUNK):
+        size = min(CHUNK, len(vector) - start)
+        clipped = chunk[:size]
+        vector.read_checked(start, clipped)
+        outside += clip_in_place(clipped, clip)
+        for job in jobs:
+            part = words[:size]
+            job.fixed_point.encode(clipped, job.weight, floats[:size], part)
+            job.masks.mask_chunk(part)
+            job.packed.write(start, part)
+    return outside

@@ -1,0 +1,232 @@
+"""A client's middle phases: encrypted distances to its peers, and the choice of neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from protocols.client_setup import claimed_sender
+from protocols.client_states import (
+    Context,
+    DistanceMachine,
+    Replied,
+    Selected,
+    Session,
+    Shared,
+    Sketched,
+)
+from protocols.errors import (
+    BadDistance,
+    BadPlan,
+    BadSelection,
+    ParameterError,
+    ProtocolError,
+)
+from protocols.frame import expect, open_frame, seal
+from protocols.identity import SERVER
+from protocols.keys import derive
+from protocols.messages import (
+    Box,
+    DistanceCall,
+    DistanceDelivery,
+    DistanceReplies,
+    DistanceUpload,
+    DistanceUploads,
+    NeighbourList,
+    Selection,
+)
+from protocols.ring import CHUNK, FlatVector, Floats
+from protocols.selection import Chosen, select
+
+DISTANCE_USAGE = "distance-reply"
+SELECTION_USAGE = "selection"
+_LENGTH_BYTES = 4
+
+
+def make_distance_machine(context: Context, session: Session) -> DistanceMachine:
+    """Return the machine that compares this client's sketched vector with its peers'."""
+    from protocols.distances import DistanceParty
+    from protocols.sketch import sketch
+
+    parameters = context.parameters
+    name = parameters.distance_vector
+    if name is None or name not in context.inputs.vectors:
+        raise ParameterError(f"{context.name}: selected sums need the vector {name}")
+    vector = FlatVector(context.inputs.vectors[name], f"{context.name}, {name}")
+    seed = derive(session.id, session.id, "sketch")
+    sketched = sketch(_chunks(vector), seed, parameters.sketch_size)
+    return DistanceParty(
+        sketched,
+        parameters.distance_parameter_set,
+        parameters.distance_norm_bound,
+        context.entropy,
+    )
+
+
+def _chunks(vector: FlatVector) -> Iterator[Floats]:
+    for start in range(0, len(vector), CHUNK):
+        chunk = np.empty(min(CHUNK, len(vector) - start), np.float32)
+        vector.read_checked(start, chunk)
+        yield chunk
+
+
+def on_distance_call(
+    context: Context, state: Shared, _message: DistanceCall
+) -> tuple[Sketched, bytes]:
+    """Encrypt the sketch under a fresh key and upload it once, the same for all peers."""
+    machine = make_distance_machine(context, state.session)
+    reply = DistanceUpload(
+        session=state.session.id, sender=context.name, recipient=SERVER, upload=machine.upload()
+    )
+    return Sketched(state.session, machine), seal(reply, context.identity)
+
+
+def on_distance_uploads(
+    context: Context, state: Sketched, message: DistanceUploads
+) -> tuple[Replied, bytes]:
+    """Answer each peer's upload once. Signatures are checked before any ciphertext is loaded.
+
+    Raises:
+        BadPlan: uploads of strangers, of itself, or two of one peer.
+        BadDistance: an upload that the distance protocol refuses.
+    """
+    phase, session = "distance_reply", state.session
+    boxes: dict[str, Box] = {}
+    for frame in message.uploads:
+        peer = claimed_sender(frame)
+        if peer not in session.adverts or peer == context.name or peer in boxes:
+            raise BadPlan(SERVER, phase, "uploads of strangers or repeated ones")
+        opened = open_frame(frame, context.roster, peer, phase)
+        upload = expect(opened, DistanceUpload, session.id, SERVER, phase)
+        try:
+            reply = state.distances.reply(upload.upload)
+        except ProtocolError as error:
+            raise BadDistance(peer, phase, str(error)) from error
+        sealed = session.channel(peer).seal(DISTANCE_USAGE, context.name, peer, reply)
+        boxes[peer] = Box(party=peer, ciphertext=sealed)
+    peers = tuple(sorted(boxes))
+    replies = DistanceReplies(
+        session=session.id,
+        sender=context.name,
+        recipient=SERVER,
+        boxes=tuple(boxes[peer] for peer in peers),
+    )
+    return Replied(session, state.distances, peers), seal(replies, context.identity)
+
+
+def on_distance_delivery(
+    context: Context, state: Replied, message: DistanceDelivery
+) -> tuple[Selected, bytes]:
+    """Open the own row of distances and send the peers the resulting neighbour list."""
+    row = open_row(context, state, message)
+    chosen = select(row, context.parameters.num_neighbours)
+    listing = NeighbourList(
+        session=state.session.id,
+        sender=context.name,
+        recipient=SERVER,
+        neighbours=chosen.neighbours,
+        scale=chosen.scale,
+    )
+    frame = seal(listing, context.identity)
+    if context.parameters.neighbour_visibility == "visible":
+        reply = Selection(
+            session=state.session.id, sender=context.name, recipient=SERVER, clear=frame
+        )
+    else:
+        reply = Selection(
+            session=state.session.id,
+            sender=context.name,
+            recipient=SERVER,
+            boxes=hide_list(context, state.session, state.peers, frame),
+        )
+    return Selected(state.session, row, chosen, frame), seal(reply, context.identity)
+
+
+def open_row(context: Context, state: Replied, message: DistanceDelivery) -> dict[str, float]:
+    """Return {peer: distance} from the replies of the peers that were answered.
+
+    Raises:
+        BadDistance: a reply that does not open or is out of range.
+        BadPlan: replies of parties that were not asked, or too few of them.
+    """
+    phase = "select"
+    row: dict[str, float] = {}
+    for box in message.boxes:
+        if box.party not in state.peers or box.party in row:
+            raise BadPlan(SERVER, phase, "replies of strangers or repeated ones")
+        channel = state.session.channel(box.party)
+        try:
+            reply = channel.open(DISTANCE_USAGE, box.party, context.name, box.ciphertext)
+            row[box.party] = state.distances.open(reply) ** 0.5
+        except (ValueError, ProtocolError) as error:
+            raise BadDistance(box.party, phase, str(error)) from error
+    if len(row) + 1 < context.parameters.threshold:
+        raise BadPlan(SERVER, phase, f"replies of {len(row)} peers, below the threshold")
+    return row
+
+
+def hide_list(
+    context: Context, session: Session, peers: tuple[str, ...], frame: bytes
+) -> tuple[Box, ...]:
+    """Return one box per peer, all of the same public length whatever the list."""
+    room = padded_list_bytes(context.parameters.num_neighbours)
+    padded = len(frame).to_bytes(_LENGTH_BYTES, "big") + frame
+    padded += bytes(room - len(padded))
+    return tuple(
+        Box(
+            party=peer,
+            ciphertext=session.channel(peer).seal(SELECTION_USAGE, context.name, peer, padded),
+        )
+        for peer in peers
+    )
+
+
+def padded_list_bytes(num_neighbours: int) -> int:
+    """Return the public length of a hidden neighbour list: room for the longest names."""
+    return 512 + 66 * (num_neighbours + 2)
+
+
+def open_list(
+    context: Context, session: Session, peer: str, data: bytes
+) -> tuple[Chosen, bytes]:
+    """Return a peer's checked selection, and its signed frame.
+
+    ``data`` is the box's ciphertext (hidden) or the frame itself (visible).
+
+    Raises:
+        PeerError: it does not open, is not signed by the peer, or breaks a rule.
+    """
+    phase = "masked_input"
+    if context.parameters.neighbour_visibility == "hidden":
+        data = _unhide(context, session, peer, data)
+    message = open_frame(data, context.roster, peer, phase)
+    listing = expect(message, NeighbourList, session.id, SERVER, phase)
+    check_list(context, session, peer, listing)
+    return Chosen(listing.neighbours, listing.scale), data
+
+
+def _unhide(context: Context, session: Session, peer: str, data: bytes) -> bytes:
+    phase = "masked_input"
+    try:
+        padded = session.channel(peer).open(SELECTION_USAGE, peer, context.name, data)
+    except ValueError as error:
+        raise BadSelection(peer, phase, f"its neighbour list {error}") from None
+    length = int.from_bytes(padded[:_LENGTH_BYTES], "big")
+    end = _LENGTH_BYTES + length
+    frame, padding = padded[_LENGTH_BYTES:end], padded[end:]
+    if len(padded) != padded_list_bytes(context.parameters.num_neighbours) or any(padding):
+        raise BadSelection(peer, phase, "its neighbour list is not padded as agreed")
+    return frame
+
+
+def check_list(context: Context, session: Session, peer: str, listing: NeighbourList) -> None:
+    """Refuse a list that is too short, too long, or names its owner or strangers."""
+    parameters, phase = context.parameters, "masked_input"
+    count = len(listing.neighbours)
+    if count < parameters.min_contributors - 1:
+        raise BadSelection(peer, phase, f"a list of {count} neighbours is below the minimum")
+    if count > parameters.num_neighbours:
+        raise BadSelection(peer, phase, f"a list of {count}, above {parameters.num_neighbours}")
+    if peer in listing.neighbours or not set(listing.neighbours) <= set(session.adverts):
+        raise BadSelection(peer, phase, "it lists itself or a stranger")

@@ -1,0 +1,177 @@
+"""A client's first phases: advertise fresh keys, then share its secrets among the cohort."""
+
+from __future__ import annotations
+
+from protocols import shares
+from protocols.client_states import Advertised, Context, Idle, Session, Shared
+from protocols.codec import CodecError, decode
+from protocols.errors import AttemptRefused, BadKey, BadPlan, WrongSession
+from protocols.frame import expect, frame_hash, open_frame, seal
+from protocols.identity import SERVER, SIGNATURE_BYTES
+from protocols.keys import EphemeralKeys, SmallOrderKey, check_public_key
+from protocols.messages import (
+    MAX_FRAME,
+    Advertisement,
+    Advertisements,
+    AdvertiseRequest,
+    Box,
+    EncryptedShares,
+    ShareCommitments,
+)
+from protocols.plan import session_id
+
+MASK_KEY = "mask-key"
+SHARES_USAGE = "shares"
+
+
+def on_advertise_request(
+    context: Context, _state: Idle, _message: AdvertiseRequest
+) -> tuple[Advertised, bytes]:
+    """Make fresh keys and advertise them, unless these updates were opened before.
+
+    Raises:
+        AttemptRefused: this client answered an unmasking of the same run, round and stage.
+    """
+    refuse_second_attempt(context)
+    keys = EphemeralKeys.generate(context.entropy)
+    advert = Advertisement(
+        session=context.parameters.digest(),
+        sender=context.name,
+        recipient=SERVER,
+        share_key=keys.share.public,
+        mask_key=keys.mask.public,
+        recipient_key=keys.recipient.public,
+        previous_results=context.inputs.previous_results,
+    )
+    frame = seal(advert, context.identity)
+    return Advertised(keys, frame), frame
+
+
+def refuse_second_attempt(context: Context) -> None:
+    """Raise AttemptRefused if an unmasking of these updates was answered before."""
+    label = context.parameters.attempt_label
+    if context.guard.answered(label):
+        raise AttemptRefused(f"{context.name}: an unmasking of {label} was answered before")
+
+
+def open_advertisements(
+    context: Context, state: Advertised, frames: tuple[bytes, ...]
+) -> tuple[bytes, dict[str, Advertisement]]:
+    """Return the session id and the checked advertisements by name.
+
+    Raises:
+        BadKey: small-order or repeated keys, or own keys that were replaced.
+        BadPlan: strangers, repetitions, too few members, or differing previous results.
+    """
+    phase, parameters = "share", context.parameters
+    adverts: dict[str, Advertisement] = {}
+    hashes: dict[str, bytes] = {}
+    for frame in frames:
+        name = claimed_sender(frame)
+        if name not in parameters.cohort or name in adverts:
+            raise BadPlan(SERVER, phase, "advertisements of strangers or repeated ones")
+        message = open_frame(frame, context.roster, name, phase, MAX_FRAME)
+        adverts[name] = expect(message, Advertisement, parameters.digest(), SERVER, phase)
+        hashes[name] = frame_hash(frame)
+    if hashes.get(context.name) != frame_hash(state.frame):
+        raise BadKey(SERVER, phase, "our own advertisement is missing or was replaced")
+    if len(adverts) < parameters.threshold:
+        raise BadPlan(SERVER, phase, f"{len(adverts)} members, below {parameters.threshold}")
+    check_keys(adverts, phase)
+    for name, advert in adverts.items():
+        if advert.previous_results != context.inputs.previous_results:
+            raise WrongSession(name, phase, "it accepted other results in the last aggregation")
+    return session_id(parameters, hashes), adverts
+
+
+def claimed_sender(frame: bytes) -> str:
+    """Return the sender that a relayed frame claims, before its signature is checked."""
+    try:
+        body = decode(frame[SIGNATURE_BYTES:])
+    except CodecError as error:
+        raise BadPlan(SERVER, "share", f"an advertisement: {error}") from None
+    name = body.get("sender") if isinstance(body, dict) else None
+    if not isinstance(name, str):
+        raise BadPlan(SERVER, "share", "an advertisement without a sender")
+    return name
+
+
+def check_keys(adverts: dict[str, Advertisement], phase: str) -> None:
+    """Refuse small-order keys and any key that appears twice in the cohort."""
+    seen: dict[bytes, str] = {}
+    for name, advert in adverts.items():
+        for key in (advert.share_key, advert.mask_key, advert.recipient_key):
+            try:
+                check_public_key(key)
+            except SmallOrderKey as error:
+                raise BadKey(name, phase, str(error)) from None
+            if key in seen:
+                raise BadKey(name, phase, f"a key that {seen[key]} advertises too")
+            seen[key] = name
+
+
+def on_advertisements(
+    context: Context, state: Advertised, message: Advertisements
+) -> tuple[Shared, bytes]:
+    """Fix the session and share the mask key and one self-mask seed per sum."""
+    identity, adverts = open_advertisements(context, state, message.advertisements)
+    specs = context.parameters.sums_of(context.name)
+    seeds = {spec.id: context.entropy.read(shares.SECRET_BYTES) for spec in specs}
+    members = sorted(adverts)
+    by_holder = split_secrets(context, state.keys, seeds, members)
+    session = Session(identity, adverts, state.keys, seeds, by_holder[context.name])
+    names = [MASK_KEY, *seeds]
+    reply = EncryptedShares(
+        session=identity,
+        sender=context.name,
+        recipient=SERVER,
+        boxes=tuple(
+            Box(party=peer, ciphertext=_seal_shares(context, session, peer, by_holder[peer]))
+            for peer in members
+            if peer != context.name
+        ),
+        commitments=tuple(
+            ShareCommitments(
+                party=peer,
+                digests=share_commitments(identity, context.name, peer, names, by_holder[peer]),
+            )
+            for peer in members
+        ),
+        seed_commitments=tuple(
+            shares.commit_secret(identity, context.name, sum_id, seed)
+            for sum_id, seed in seeds.items()
+        ),
+    )
+    return Shared(session), seal(reply, context.identity)
+
+
+def split_secrets(
+    context: Context, keys: EphemeralKeys, seeds: dict[str, bytes], members: list[str]
+) -> dict[str, tuple[bytes, ...]]:
+    """Return {holder: shares}, the mask key's first, then the seeds' in order of sum ids."""
+    coordinates = {name: context.roster.coordinate(name) for name in members}
+    threshold = context.parameters.threshold
+    dealt = [
+        shares.split(secret, threshold, coordinates.values(), context.entropy)
+        for secret in (keys.mask.secret, *seeds.values())
+    ]
+    return {name: tuple(deal[x] for deal in dealt) for name, x in coordinates.items()}
+
+
+def share_commitments(
+    session: bytes, owner: str, holder: str, names: list[str], held: tuple[bytes, ...]
+) -> tuple[bytes, ...]:
+    """Return the commitments to one holder's shares, in the order of ``names``."""
+    return tuple(
+        shares.commit(session, owner, holder, name, share)
+        for name, share in zip(names, held, strict=True)
+    )
+
+
+def _seal_shares(context: Context, session: Session, peer: str, held: tuple[bytes, ...]) -> bytes:
+    try:
+        channel = session.channel(peer)
+    except ValueError:
+        raise BadKey(peer, "share", "no secret follows from its key") from None
+    return channel.seal(SHARES_USAGE, context.name, peer, b"".join(held))
+

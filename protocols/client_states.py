@@ -1,0 +1,270 @@
+"""What a client holds in each state: just the secrets that the next phases need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.entropy import Entropy
+from protocols.identity import Identity, Roster
+from protocols.keys import Channel, EphemeralKeys
+from protocols.messages import Advertisement, PlannedSum
+from protocols.parameters import AggregationParameters
+from protocols.selection import Chosen
+
+
+class AnswerGuard(Protocol):
+    """A client's memory of the unmaskings that it answered. It outlives the process.
+
+    Labels are run, round and stage without the attempt. ``record`` must have persisted the label
+    when it returns: two openings over the same updates would difference out a client.
+    """
+
+    def answered(self, label: str) -> bool:
+        """Return whether an unmasking of these updates was answered before."""
+
+    def record(self, label: str) -> None:
+        """Persist that an unmasking of these updates is being answered."""
+
+
+class MemoryGuard:
+    """A guard for tests and single-process runs: it forgets when the process ends."""
+
+    def __init__(self) -> None:
+        self._labels: set[str] = set()
+
+    def answered(self, label: str) -> bool:
+        """Return whether ``label`` was recorded."""
+        return label in self._labels
+
+    def record(self, label: str) -> None:
+        """Remember ``label``."""
+        self._labels.add(label)
+
+
+@dataclass(frozen=True)
+class ClientInputs:
+    """A client's own data. Secrecy: this client.
+
+    ``vectors`` maps a vector's name to its named float32 tensors, in the order in which they are
+    laid out; ``num_samples`` is its weight n_k; ``previous_results`` the hash that the previous
+    aggregation's result gave (zeros in the first).
+    """
+
+    vectors: Mapping[str, Mapping[str, NDArray[np.float32]]] = field(repr=False)
+    num_samples: int = field(repr=False)
+    previous_results: bytes = bytes(32)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What does not change during an attempt."""
+
+    parameters: AggregationParameters
+    identity: Identity
+    roster: Roster
+    inputs: ClientInputs = field(repr=False)
+    entropy: Entropy
+    guard: AnswerGuard
+
+    @property
+    def name(self) -> str:
+        """This client's name."""
+        return self.identity.name
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Nothing has happened."""
+
+    label = "idle"
+
+
+@dataclass(frozen=True)
+class Advertised:
+    """Fresh keys are made and announced."""
+
+    keys: EphemeralKeys
+    frame: bytes = field(repr=False)
+    label = "advertised"
+
+
+@dataclass(frozen=True)
+class Session:
+    """The agreed cohort and this client's secrets in it. ``seeds`` maps sum ids to seeds."""
+
+    id: bytes
+    adverts: Mapping[str, Advertisement] = field(repr=False)
+    keys: EphemeralKeys
+    seeds: Mapping[str, bytes] = field(repr=False)
+    own_shares: tuple[bytes, ...] = field(repr=False)
+
+    def channel(self, peer: str) -> Channel:
+        """Return the encrypted channel with another member."""
+        secret = self.keys.share.exchange(self.adverts[peer].share_key)
+        return Channel(secret, self.id)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Shares are out; without distances the plan comes next."""
+
+    session: Session
+    label = "shared"
+
+
+class DistanceMachine(Protocol):
+    """What the aggregation needs of a client's side of the encrypted distances."""
+
+    def upload(self) -> bytes:
+        """Return the public key and the encrypted sketch."""
+
+    def reply(self, upload: bytes) -> bytes:
+        """Return one encrypted squared distance to the owner of ``upload``."""
+
+    def open(self, reply: bytes) -> float:
+        """Return the squared distance that a peer's reply holds."""
+
+
+@dataclass(frozen=True)
+class Sketched:
+    """The encrypted sketch is uploaded."""
+
+    session: Session
+    distances: DistanceMachine = field(repr=False)
+    label = "sketched"
+
+
+@dataclass(frozen=True)
+class Replied:
+    """Every peer that uploaded has got its one reply."""
+
+    session: Session
+    distances: DistanceMachine = field(repr=False)
+    peers: tuple[str, ...]
+    label = "replied"
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The own row is known and the signed neighbour list is out."""
+
+    session: Session
+    row: Mapping[str, float] = field(repr=False)
+    chosen: Chosen = field(repr=False)
+    frame: bytes = field(repr=False)
+    label = "selected"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The plan and the neighbour lists as this client saw and checked them."""
+
+    participants: tuple[str, ...]
+    sums: tuple[PlannedSum, ...]
+    plan: bytes
+    lists: Mapping[str, Chosen] = field(repr=False)
+    list_hashes: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """The masked input is out. ``held_shares``: owner -> its shares, mask key's first."""
+
+    session: Session
+    agreement: Agreement
+    held_shares: Mapping[str, tuple[bytes, ...]] = field(repr=False)
+    upload_hash: bytes
+    row: Mapping[str, float] = field(repr=False)
+    weights: Mapping[str, float] = field(repr=False)
+    clip_counts: Mapping[str, int] = field(repr=False)
+    label = "uploaded"
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The survivor set is signed."""
+
+    uploaded: Uploaded
+    survivors: tuple[str, ...]
+    statement: bytes
+    label = "confirmed"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Shares are revealed: no other attempt of these updates from here on."""
+
+    uploaded: Uploaded
+    survivors: tuple[str, ...]
+    label = "answered"
+
+
+@dataclass(frozen=True)
+class SealedSum:
+    """A client's own sealed sum over the neighbours that survived. Secrecy: this client.
+
+    ``vector_sum`` is the float32 sum of n_j u_j x_j; the scalars are its denominators.
+    """
+
+    vector_sum: NDArray[np.float32] = field(repr=False)
+    sum_nu: float = field(repr=False)
+    sum_u: float = field(repr=False)
+    sum_n: int = field(repr=False)
+    num_contributors: int
+
+
+@dataclass(frozen=True)
+class AggregationResult:
+    """What a client takes home from one aggregation.
+
+    ``means`` maps each sum for everybody to its mean (None: below its minimum, keep the previous
+    one); ``results_hash`` goes into the next aggregation's inputs. ``row`` is this client's own
+    distances, ``weights`` the u it applied as a contributor, by recipient.
+    """
+
+    means: Mapping[str, NDArray[np.float32] | None] = field(repr=False)
+    sealed: SealedSum | None
+    survivors: tuple[str, ...]
+    row: Mapping[str, float] = field(repr=False)
+    neighbours: tuple[str, ...] = field(repr=False)
+    scale: float = field(repr=False)
+    weights: Mapping[str, float] = field(repr=False)
+    clip_counts: Mapping[str, int] = field(repr=False)
+    results_hash: bytes
+    session: bytes
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The result is accepted and the receipt is out."""
+
+    result: AggregationResult
+    label = "finished"
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A rule was broken; this attempt is over for this client."""
+
+    reason: str
+    label = "failed"
+
+
+State = (
+    Idle
+    | Advertised
+    | Shared
+    | Sketched
+    | Replied
+    | Selected
+    | Uploaded
+    | Confirmed
+    | Answered
+    | Finished
+    | Failed
+)

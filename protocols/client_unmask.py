@@ -1,0 +1,143 @@
+"""A client's last phases: agree on the survivors, reveal shares, accept the results."""
+
+from __future__ import annotations
+
+from protocols.client_setup import refuse_second_attempt
+from protocols.client_states import (
+    Answered,
+    Confirmed,
+    Context,
+    Finished,
+    Uploaded,
+)
+from protocols.errors import BadSurvivors
+from protocols.frame import seal
+from protocols.identity import SERVER
+from protocols.messages import (
+    Consistency,
+    Delivery,
+    KeyShare,
+    Receipt,
+    SeedShare,
+    SurvivorSet,
+    UnmaskRequest,
+    UnmaskShares,
+)
+from protocols.plan import may_open, statement
+from protocols.results import check_delivery, read_results
+
+
+def on_survivor_set(
+    context: Context, state: Uploaded, message: SurvivorSet
+) -> tuple[Confirmed, bytes]:
+    """Sign the survivor set, the plan, the neighbour lists and all upload hashes.
+
+    Raises:
+        BadSurvivors: without us, with strangers, below the threshold, or with another upload
+            than ours.
+    """
+    phase, survivors = "consistency", message.survivors
+    if context.name not in survivors:
+        raise BadSurvivors(SERVER, phase, "we uploaded and are not among the survivors")
+    if not set(survivors) <= set(state.agreement.participants):
+        raise BadSurvivors(SERVER, phase, "survivors that did not take part")
+    if len(survivors) < context.parameters.threshold:
+        raise BadSurvivors(SERVER, phase, f"{len(survivors)} survivors, below the threshold")
+    if len(message.upload_hashes) != len(survivors):
+        raise BadSurvivors(SERVER, phase, "not one upload hash per survivor")
+    uploads = dict(zip(survivors, message.upload_hashes, strict=True))
+    if uploads[context.name] != state.upload_hash:
+        raise BadSurvivors(SERVER, phase, "the upload hash of ours is not that of our upload")
+    agreement = state.agreement
+    claim = statement(state.session.id, agreement.plan, agreement.list_hashes, uploads)
+    reply = Consistency(
+        session=state.session.id,
+        sender=context.name,
+        recipient=SERVER,
+        signature=context.identity.sign(claim),
+    )
+    return Confirmed(state, survivors, claim), seal(reply, context.identity)
+
+
+def on_unmask_request(
+    context: Context, state: Confirmed, message: UnmaskRequest
+) -> tuple[Answered, bytes]:
+    """Reveal shares: of a survivor its seeds, of a drop-out its mask key, never both.
+
+    The guard records the answer before it leaves: from then on this client refuses every other
+    attempt on the same updates.
+
+    Raises:
+        BadSurvivors: lists other than the agreed ones, or too few or wrong signatures.
+        AttemptRefused: an unmasking of these updates was answered before.
+    """
+    refuse_second_attempt(context)
+    check_unmask_request(context, state, message)
+    held, agreement = state.uploaded.held_shares, state.uploaded.agreement
+    neighbours = {name: chosen.neighbours for name, chosen in agreement.lists.items()}
+    openable = [
+        planned
+        for planned in agreement.sums
+        if may_open(context.parameters, planned, state.survivors, neighbours)
+    ]
+    seed_shares = []
+    for owner in state.survivors:
+        places = {s.id: i for i, s in enumerate(context.parameters.sums_of(owner), start=1)}
+        for planned in openable:
+            if owner in planned.contributors:
+                share = held[owner][places[planned.id]]
+                seed_shares.append(SeedShare(owner=owner, sum_id=planned.id, share=share))
+    reply = UnmaskShares(
+        session=state.uploaded.session.id,
+        sender=context.name,
+        recipient=SERVER,
+        seed_shares=tuple(seed_shares),
+        key_shares=tuple(KeyShare(owner=name, share=held[name][0]) for name in message.dropouts),
+    )
+    context.guard.record(context.parameters.attempt_label)
+    return Answered(state.uploaded, state.survivors), seal(reply, context.identity)
+
+
+def check_unmask_request(context: Context, state: Confirmed, message: UnmaskRequest) -> None:
+    """Refuse lists other than the signed ones, and signatures that do not carry the threshold.
+
+    Raises:
+        BadSurvivors: see :func:`on_unmask_request`.
+    """
+    phase, participants = "unmask", state.uploaded.agreement.participants
+    if context.name in message.dropouts:
+        raise BadSurvivors(SERVER, phase, "we are asked to declare ourselves dropped out")
+    both = set(message.survivors) & set(message.dropouts)
+    if both:
+        raise BadSurvivors(SERVER, phase, f"both shares of {sorted(both)} are asked for")
+    if message.survivors != state.survivors:
+        raise BadSurvivors(SERVER, phase, "survivors other than those that were signed")
+    if set(message.dropouts) != set(participants) - set(state.survivors):
+        raise BadSurvivors(SERVER, phase, "drop-outs other than the participants that are missing")
+    signers = [item.party for item in message.signatures]
+    if len(set(signers)) != len(signers) or not set(signers) <= set(state.survivors):
+        raise BadSurvivors(SERVER, phase, "signatures of strangers or repeated ones")
+    if len(signers) < context.parameters.threshold:
+        raise BadSurvivors(SERVER, phase, f"{len(signers)} signatures, below the threshold")
+    for item in message.signatures:
+        context.roster.verify(item.party, item.signature, state.statement, phase)
+
+
+def on_delivery(
+    context: Context, state: Answered, message: Delivery, running_hash: bytes
+) -> tuple[Finished, bytes]:
+    """Accept the opened sums, take the recipient masks off the own one, and sign a receipt.
+
+    ``running_hash`` covers every frame sent and received so far, this delivery included.
+
+    Raises:
+        BadDelivery: sums other than those that may be opened, or of another form.
+    """
+    check_delivery(context, state, message)
+    receipt = Receipt(
+        session=state.uploaded.session.id,
+        sender=context.name,
+        recipient=SERVER,
+        transcript=running_hash,
+    )
+    return Finished(read_results(context, state, message)), seal(receipt, context.identity)

@@ -1,0 +1,308 @@
+"""The messages on the wire: frozen, strict models, told apart by ``kind``.
+
+Every message names its protocol version, session, sender and recipient. Before the session id
+exists (advertising), ``session`` is the digest of the parameters. Lists of parties are in
+ascending order without repetition, so that one set has one encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from protocols.identity import Name
+from protocols.parameters import MAX_CLIENTS
+
+MAX_SUMS = 2 * MAX_CLIENTS
+MAX_FRAME = 4096
+MAX_VECTOR_BYTES = 1 << 33
+MAX_BOX_BYTES = 1 << 24
+MAX_DISTANCE_BYTES = 1 << 32
+NUM_SCALARS = 3
+
+
+def _ascending(names: tuple[str, ...]) -> tuple[str, ...]:
+    if any(a >= b for a, b in zip(names, names[1:], strict=False)):
+        raise ValueError("names must be in ascending order, each once")
+    return names
+
+
+Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
+PublicKey = Annotated[bytes, Field(min_length=32, max_length=32)]
+Share = Annotated[bytes, Field(min_length=32, max_length=32, repr=False)]
+Signature = Annotated[bytes, Field(min_length=64, max_length=64)]
+SmallFrame = Annotated[bytes, Field(min_length=65, max_length=MAX_FRAME)]
+Names = Annotated[tuple[Name, ...], Field(max_length=MAX_CLIENTS), AfterValidator(_ascending)]
+Scalar = Annotated[bytes, Field(min_length=8, max_length=8)]
+Scalars = Annotated[tuple[Scalar, ...], Field(min_length=NUM_SCALARS, max_length=NUM_SCALARS)]
+Packed = Annotated[bytes, Field(max_length=MAX_VECTOR_BYTES, repr=False)]
+
+
+class Wire(BaseModel):
+    """What every model on the wire has in common."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Message(Wire):
+    """The header of every message; each kind narrows ``kind`` to its own name."""
+
+    kind: str
+    version: Literal[1] = 1
+    session: Digest
+    sender: Name
+    recipient: Name
+
+
+class Box(Wire):
+    """A ciphertext for or from ``party``. Secrecy: the two ends of the channel."""
+
+    party: Name
+    ciphertext: Annotated[bytes, Field(max_length=MAX_BOX_BYTES, repr=False)]
+
+
+class ShareCommitments(Wire):
+    """Commitments to the shares that ``party`` holds: the mask key's, then one per sum's seed."""
+
+    party: Name
+    digests: Annotated[tuple[Digest, ...], Field(max_length=MAX_SUMS + 1)]
+
+
+class AdvertiseRequest(Message):
+    """Server: begin this attempt."""
+
+    kind: Literal["advertise_request"] = "advertise_request"
+
+
+class Advertisement(Message):
+    """Client: three fresh X25519 keys, and the hash of the last results it accepted."""
+
+    kind: Literal["advertisement"] = "advertisement"
+    share_key: PublicKey
+    mask_key: PublicKey
+    recipient_key: PublicKey
+    previous_results: Digest
+
+
+class Advertisements(Message):
+    """Server: the signed advertisements of everybody who takes part."""
+
+    kind: Literal["advertisements"] = "advertisements"
+    advertisements: Annotated[tuple[SmallFrame, ...], Field(max_length=MAX_CLIENTS)]
+
+
+class EncryptedShares(Message):
+    """Client: its shares for each peer, with commitments to every share and seed."""
+
+    kind: Literal["encrypted_shares"] = "encrypted_shares"
+    boxes: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)]
+    commitments: Annotated[tuple[ShareCommitments, ...], Field(max_length=MAX_CLIENTS)]
+    seed_commitments: Annotated[tuple[Digest, ...], Field(max_length=MAX_SUMS)]
+
+
+class DistanceCall(Message):
+    """Server: send the encrypted sketch."""
+
+    kind: Literal["distance_call"] = "distance_call"
+
+
+class DistanceUpload(Message):
+    """Client: its public key and encrypted sketch, the same bytes for every peer."""
+
+    kind: Literal["distance_upload"] = "distance_upload"
+    upload: Annotated[bytes, Field(max_length=MAX_DISTANCE_BYTES, repr=False)]
+
+
+class DistanceUploads(Message):
+    """Server: the signed uploads of the recipient's peers."""
+
+    kind: Literal["distance_uploads"] = "distance_uploads"
+    uploads: Annotated[
+        tuple[Annotated[bytes, Field(max_length=MAX_DISTANCE_BYTES)], ...],
+        Field(max_length=MAX_CLIENTS, repr=False),
+    ]
+
+
+class DistanceReplies(Message):
+    """Client: one encrypted distance for each peer that uploaded."""
+
+    kind: Literal["distance_replies"] = "distance_replies"
+    boxes: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)]
+
+
+class DistanceDelivery(Message):
+    """Server: the replies of its peers to this client."""
+
+    kind: Literal["distance_delivery"] = "distance_delivery"
+    boxes: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)]
+
+
+class NeighbourList(Message):
+    """Client: its selected neighbours and its scale (its smallest distance)."""
+
+    kind: Literal["neighbour_list"] = "neighbour_list"
+    neighbours: Annotated[Names, Field(repr=False)]
+    scale: Annotated[float, Field(ge=0, allow_inf_nan=False, repr=False)]
+
+
+class Selection(Message):
+    """Client: its signed neighbour list, encrypted to each peer (hidden) or in clear (visible)."""
+
+    kind: Literal["selection"] = "selection"
+    boxes: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)] = ()
+    clear: Annotated[bytes, Field(max_length=MAX_BOX_BYTES)] = b""
+
+
+class PlannedSum(Wire):
+    """One sum of the plan: who contributes, and for whom."""
+
+    id: Name
+    recipient: Name
+    contributors: Names
+
+
+class SharesFrom(Wire):
+    """The shares that ``party`` made for the recipient, with the commitments to them."""
+
+    party: Name
+    ciphertext: Annotated[bytes, Field(max_length=MAX_BOX_BYTES, repr=False)]
+    digests: Annotated[tuple[Digest, ...], Field(max_length=MAX_SUMS + 1)]
+
+
+class Plan(Message):
+    """Server: who takes part from here on, the sums, and the peers' shares and selections."""
+
+    kind: Literal["plan"] = "plan"
+    participants: Names
+    sums: Annotated[tuple[PlannedSum, ...], Field(max_length=MAX_SUMS)]
+    shares: Annotated[tuple[SharesFrom, ...], Field(max_length=MAX_CLIENTS)]
+    selections: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)]
+
+
+class MaskedVector(Wire):
+    """One client's masked term of one sum."""
+
+    sum_id: Name
+    packed: Packed
+    scalars: Scalars
+
+
+class MaskedInput(Message):
+    """Client: all its terms of all its sums, at once."""
+
+    kind: Literal["masked_input"] = "masked_input"
+    inputs: Annotated[tuple[MaskedVector, ...], Field(max_length=MAX_SUMS)]
+
+
+class SurvivorSet(Message):
+    """Server: whose uploads came, with the hash of each upload."""
+
+    kind: Literal["survivor_set"] = "survivor_set"
+    survivors: Names
+    upload_hashes: Annotated[tuple[Digest, ...], Field(max_length=MAX_CLIENTS)]
+
+
+class Consistency(Message):
+    """Client: its signature of the statement on plan, neighbour lists, survivors and uploads."""
+
+    kind: Literal["consistency"] = "consistency"
+    signature: Signature
+
+
+class SignedBy(Wire):
+    """One party's consistency signature."""
+
+    party: Name
+    signature: Signature
+
+
+class UnmaskRequest(Message):
+    """Server: reveal seed shares of the survivors and mask-key shares of the drop-outs."""
+
+    kind: Literal["unmask_request"] = "unmask_request"
+    survivors: Names
+    dropouts: Names
+    signatures: Annotated[tuple[SignedBy, ...], Field(max_length=MAX_CLIENTS)]
+
+
+class SeedShare(Wire):
+    """A share of ``owner``'s self-mask seed for one sum."""
+
+    owner: Name
+    sum_id: Name
+    share: Share
+
+
+class KeyShare(Wire):
+    """A share of a drop-out's mask key."""
+
+    owner: Name
+    share: Share
+
+
+class UnmaskShares(Message):
+    """Client: the shares it may reveal."""
+
+    kind: Literal["unmask_shares"] = "unmask_shares"
+    seed_shares: Annotated[tuple[SeedShare, ...], Field(max_length=1 << 22, repr=False)]
+    key_shares: Annotated[tuple[KeyShare, ...], Field(max_length=MAX_CLIENTS, repr=False)]
+
+
+class OpenedSum(Wire):
+    """A sum without self and pairwise masks; a sealed one still wears its recipient masks."""
+
+    sum_id: Name
+    packed: Packed
+    scalars: Scalars
+
+
+class Delivery(Message):
+    """Server: the sums opened for all, and the recipient's own sealed sum."""
+
+    kind: Literal["delivery"] = "delivery"
+    opened: Annotated[tuple[OpenedSum, ...], Field(max_length=MAX_SUMS)]
+    sealed: OpenedSum | None
+
+
+class Receipt(Message):
+    """Client: the running hash of every frame it sent and received in this attempt."""
+
+    kind: Literal["receipt"] = "receipt"
+    transcript: Digest
+
+
+AnyMessage = Annotated[
+    AdvertiseRequest
+    | Advertisement
+    | Advertisements
+    | EncryptedShares
+    | DistanceCall
+    | DistanceUpload
+    | DistanceUploads
+    | DistanceReplies
+    | DistanceDelivery
+    | NeighbourList
+    | Selection
+    | Plan
+    | MaskedInput
+    | SurvivorSet
+    | Consistency
+    | UnmaskRequest
+    | UnmaskShares
+    | Delivery
+    | Receipt,
+    Field(discriminator="kind"),
+]
+ADAPTER: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
+
+
+def scalars_to_wire(scalars: Sequence[int]) -> tuple[bytes, ...]:
+    """Return 64-bit ring elements as little-endian bytes."""
+    return tuple(value.to_bytes(8, "little") for value in scalars)
+
+
+def scalars_from_wire(scalars: Sequence[bytes]) -> tuple[int, ...]:
+    """Return the 64-bit ring elements of their bytes."""
+    return tuple(int.from_bytes(value, "little") for value in scalars)

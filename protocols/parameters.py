@@ -1,0 +1,204 @@
+"""The public parameters of one aggregation attempt, and which of them are safe together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from protocols.codec import encode
+from protocols.errors import ParameterError
+from protocols.identity import SERVER, Name, sha256
+
+MAX_CLIENTS = 4096
+MAX_LENGTH = 1 << 31
+MAX_SAMPLES = 1 << 24
+HIDDEN_BY_DEFAULT_UP_TO = 16
+RING_BITS = (16, 20, 24, 32)
+MIN_LEVELS = 8
+
+Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
+RingBits = Literal[16, 20, 24, 32]
+
+
+def smallest_threshold(num_clients: int, max_colluders: int) -> int:
+    """Return the smallest t with 2t > n + c_max: no two disjoint openings can both succeed."""
+    return (num_clients + max_colluders) // 2 + 1
+
+
+class SumSpec(BaseModel):
+    """One secure sum: which vector, of whom, for whom.
+
+    ``recipient`` is the server or one client (a sealed sum, which that client alone can open).
+    ``contributors`` are named, or "selected": the clients that the recipient's distances select.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    id: Name
+    vector: Name
+    recipient: Name
+    contributors: tuple[Name, ...] | Literal["selected"]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.contributors == "selected":
+            if self.recipient == SERVER:
+                raise ValueError(f"sum {self.id}: the server's sums name their contributors")
+        elif list(self.contributors) != sorted(set(self.contributors)):
+            raise ValueError(f"sum {self.id}: contributors must be in order and distinct")
+        elif self.recipient in self.contributors:
+            raise ValueError(f"sum {self.id}: the recipient adds its own term itself")
+        return self
+
+    @property
+    def sealed(self) -> bool:
+        """Whether only one client can open the sum."""
+        return self.recipient != SERVER
+
+
+class AggregationParameters(BaseModel):
+    """Everything that all parties must agree on; its digest is bound into the session id.
+
+    ``clip`` bounds the coordinates of each vector, ``max_samples`` each client's sample count.
+    ``distance_norm_bound`` bounds the 2-norm of the vector whose distances are taken, and
+    ``distance_parameter_set`` names the CKKS parameters; both matter only with selected sums.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    version: Literal[1] = 1
+    run_id: Name
+    round: int = Field(ge=0, lt=1 << 31)
+    stage: int = Field(ge=0, lt=256)
+    attempt: int = Field(default=0, ge=0, lt=1 << 16)
+    roster: Digest
+    cohort: tuple[Name, ...] = Field(min_length=1, max_length=MAX_CLIENTS)
+    sums: tuple[SumSpec, ...] = Field(min_length=1, max_length=2 * MAX_CLIENTS)
+    vector_lengths: dict[Name, Annotated[int, Field(ge=1, le=MAX_LENGTH)]]
+    clip: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    max_samples: int = Field(ge=1, le=MAX_SAMPLES)
+    ring_bits: RingBits = 20
+    threshold: int = Field(ge=2)
+    max_colluders: int = Field(default=1, ge=0)
+    min_contributors: int = Field(default=3, ge=2)
+    num_neighbours: int = Field(default=6, ge=1)
+    neighbour_visibility: Literal["hidden", "visible"] = "hidden"
+    distance_trust: Literal["peer"] = "peer"
+    sketch_size: Annotated[int, Field(ge=1)] | None = None
+    distance_parameter_set: Name = "peer-4096"
+    distance_norm_bound: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    eq12: Literal["normalised", "literal"] = "normalised"
+
+    @classmethod
+    def build(cls, **fields: object) -> Self:
+        """Return checked parameters.
+
+        Raises:
+            ParameterError: with every problem that was found.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            problems = "; ".join(
+                ".".join(map(str, item["loc"])) + ": " + item["msg"] for item in error.errors()
+            )
+            raise ParameterError(f"aggregation parameters: {problems}") from None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = [*self._cohort_problems(), *self._sum_problems(), *self._ring_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _cohort_problems(self) -> list[str]:
+        size, problems = len(self.cohort), []
+        if list(self.cohort) != sorted(set(self.cohort)):
+            problems.append("cohort: names must be in order and distinct")
+        if 2 * self.threshold <= size + self.max_colluders:
+            problems.append(
+                f"threshold: {self.threshold} of {size} with {self.max_colluders} colluders lets "
+                f"two survivor sets open; at least {smallest_threshold(size, self.max_colluders)}"
+            )
+        if self.threshold > size:
+            problems.append(f"threshold: {self.threshold} is more than the cohort of {size}")
+        if self.min_contributors < self.max_colluders + 2:
+            problems.append(
+                f"min_contributors: {self.min_contributors} leaves an honest client alone among "
+                f"{self.max_colluders} colluders; at least {self.max_colluders + 2}"
+            )
+        return problems
+
+    def _sum_problems(self) -> list[str]:
+        problems = []
+        ids = [spec.id for spec in self.sums]
+        if ids != sorted(set(ids)):
+            problems.append("sums: ids must be in order and distinct")
+        recipients = [spec.recipient for spec in self.sums if spec.sealed]
+        if len(set(recipients)) != len(recipients):
+            problems.append("sums: one sealed sum per recipient")
+        for spec in self.sums:
+            named = () if spec.contributors == "selected" else spec.contributors
+            members = {*named, *([spec.recipient] if spec.sealed else [])}
+            if not members <= set(self.cohort):
+                strangers = sorted(members - set(self.cohort))
+                problems.append(f"sum {spec.id}: {strangers} not in the cohort")
+            if spec.vector not in self.vector_lengths or spec.vector not in self.clip:
+                problems.append(f"sum {spec.id}: vector {spec.vector} needs a length and a clip")
+        if len({spec.vector for spec in self.sums if spec.contributors == "selected"}) > 1:
+            problems.append("sums: all selected sums are of one vector")
+        if self.selects and self.num_neighbours >= len(self.cohort):
+            problems.append(
+                f"num_neighbours: {self.num_neighbours} needs a cohort above it, not "
+                f"{len(self.cohort)}"
+            )
+        if self.selects and self.num_neighbours < self.min_contributors - 1:
+            problems.append("num_neighbours: below min_contributors - 1, no sealed sum could open")
+        return problems
+
+    def _ring_problems(self) -> list[str]:
+        largest = max(len(self.potential_contributors(spec)) for spec in self.sums)
+        levels = (2 ** (self.ring_bits - 1) - 1) // max(largest, 1)
+        if levels < MIN_LEVELS:
+            return [f"ring_bits: {self.ring_bits} leaves {levels} levels to {largest} contributors"]
+        return []
+
+    @property
+    def selects(self) -> bool:
+        """Whether any sum needs distances and a selection."""
+        return any(spec.contributors == "selected" for spec in self.sums)
+
+    @property
+    def distance_vector(self) -> str | None:
+        """The vector whose distances select the neighbours, or None."""
+        for spec in self.sums:
+            if spec.contributors == "selected":
+                return spec.vector
+        return None
+
+    def potential_contributors(self, spec: SumSpec) -> tuple[str, ...]:
+        """Return who may contribute to a sum, known before any selection."""
+        if spec.contributors == "selected":
+            return tuple(name for name in self.cohort if name != spec.recipient)
+        return spec.contributors
+
+    def sums_of(self, client: str) -> tuple[SumSpec, ...]:
+        """Return the sums that ``client`` may have to contribute to, in order of their ids."""
+        return tuple(s for s in self.sums if client in self.potential_contributors(s))
+
+    def sum(self, sum_id: str) -> SumSpec:
+        """Return the sum with this id."""
+        for spec in self.sums:
+            if spec.id == sum_id:
+                return spec
+        raise ParameterError(f"no sum {sum_id}")
+
+    def digest(self) -> bytes:
+        """Return SHA-256 of the canonical encoding."""
+        return sha256(encode(["pilot-secure parameters", self.model_dump()]))
+
+    @property
+    def attempt_label(self) -> str:
+        """The updates that an answered unmasking concerns: run, round and stage, any attempt."""
+        return f"{self.run_id}/round-{self.round}/stage-{self.stage}"

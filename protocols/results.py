@@ -1,0 +1,171 @@
+"""Reading the opened sums: the means for all, and a client's own sealed sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.client_states import AggregationResult, Answered, Context, SealedSum
+from protocols.codec import encode
+from protocols.errors import BadDelivery
+from protocols.identity import SERVER, sha256
+from protocols.keys import recipient_mask_key
+from protocols.masks import MaskKey, MaskStream
+from protocols.messages import Delivery, OpenedSum, PlannedSum, scalars_from_wire
+from protocols.parameters import AggregationParameters
+from protocols.plan import may_open
+from protocols.ring import CHUNK, WEIGHT_STEP, FixedPoint, Packed, packed_bytes
+
+
+def fixed_point_of(parameters: AggregationParameters, planned: PlannedSum) -> FixedPoint:
+    """Return the encoding of a planned sum's terms."""
+    return FixedPoint(
+        parameters.ring_bits,
+        len(planned.contributors),
+        parameters.clip[parameters.sum(planned.id).vector],
+        float(parameters.max_samples),
+    )
+
+
+def mean_of(
+    parameters: AggregationParameters, planned: PlannedSum, opened: OpenedSum
+) -> NDArray[np.float32]:
+    """Return the mean weighted by sample counts, [D] float32, of a sum opened for all."""
+    length = parameters.vector_lengths[parameters.sum(planned.id).vector]
+    packed = Packed(parameters.ring_bits, length, opened.packed)
+    mean = decode_sum(fixed_point_of(parameters, planned), packed, MaskStream([]))
+    mean *= np.float32(1 / scalars_from_wire(opened.scalars)[0])
+    return mean
+
+
+def decode_sum(
+    fixed_point: FixedPoint, packed: Packed, masks: MaskStream
+) -> NDArray[np.float32]:
+    """Return the float32 sum, [D], of packed words after adding ``masks``, chunk by chunk."""
+    out = np.empty(packed.length, np.float32)
+    words = np.empty(CHUNK, np.uint32)
+    for start in range(0, packed.length, CHUNK):
+        part = words[: min(CHUNK, packed.length - start)]
+        part[:] = 0
+        packed.add_to(start, part)
+        masks.mask_chunk(part)
+        fixed_point.decode(part, out[start : start + CHUNK])
+    return out
+
+
+def check_delivery(context: Context, state: Answered, message: Delivery) -> None:
+    """Refuse sums that may not be opened, that are not for us, or of the wrong length.
+
+    A sum that might have been opened and is missing is accepted: the server's bad luck with
+    shares is reported by it and leaves the previous mean in place.
+    """
+    phase, parameters = "deliver", context.parameters
+    agreement = state.uploaded.agreement
+    neighbours = {name: chosen.neighbours for name, chosen in agreement.lists.items()}
+    allowed = {
+        planned.id: planned.recipient
+        for planned in agreement.sums
+        if may_open(parameters, planned, state.survivors, neighbours)
+    }
+    ids = [item.sum_id for item in message.opened]
+    if ids != sorted(set(ids)) or any(allowed.get(sum_id) != SERVER for sum_id in ids):
+        raise BadDelivery(SERVER, phase, "sums that are not for everybody, or repeated ones")
+    own = [] if message.sealed is None else [message.sealed]
+    if own and allowed.get(own[0].sum_id) != context.name:
+        raise BadDelivery(SERVER, phase, "a sealed sum that is not ours")
+    for item in (*message.opened, *own):
+        length = parameters.vector_lengths[parameters.sum(item.sum_id).vector]
+        if len(item.packed) != packed_bytes(parameters.ring_bits, length):
+            raise BadDelivery(SERVER, phase, f"sum {item.sum_id} has the wrong length")
+        if not Packed(parameters.ring_bits, length, item.packed).padding_is_zero():
+            raise BadDelivery(SERVER, phase, f"sum {item.sum_id} is not canonical")
+    for item in message.opened:
+        count = len(surviving_contributors(agreement.sums, item.sum_id, state.survivors))
+        if not count <= scalars_from_wire(item.scalars)[0] <= count * parameters.max_samples:
+            raise BadDelivery(SERVER, phase, f"sum {item.sum_id} has an impossible sample count")
+
+
+def surviving_contributors(
+    sums: Sequence[PlannedSum], sum_id: str, survivors: Sequence[str]
+) -> list[str]:
+    """Return the contributors of a sum that survived."""
+    planned = next(item for item in sums if item.id == sum_id)
+    return [name for name in planned.contributors if name in survivors]
+
+
+def read_results(context: Context, state: Answered, message: Delivery) -> AggregationResult:
+    """Return the means and the own sealed sum."""
+    parameters, uploaded = context.parameters, state.uploaded
+    by_id = {planned.id: planned for planned in uploaded.agreement.sums}
+    opened = {item.sum_id: item for item in message.opened}
+    means: dict[str, NDArray[np.float32] | None] = {
+        spec.id: mean_of(parameters, by_id[spec.id], opened[spec.id]) if spec.id in opened else None
+        for spec in parameters.sums
+        if not spec.sealed
+    }
+    sealed = None
+    if message.sealed is not None:
+        sealed = open_sealed_sum(context, state, by_id[message.sealed.sum_id], message.sealed)
+    chosen = uploaded.agreement.lists.get(context.name)
+    return AggregationResult(
+        means=means,
+        sealed=sealed,
+        survivors=state.survivors,
+        row=uploaded.row,
+        neighbours=chosen.neighbours if chosen else (),
+        scale=chosen.scale if chosen else 0.0,
+        weights=uploaded.weights,
+        clip_counts=uploaded.clip_counts,
+        results_hash=results_hash(context.inputs.previous_results, message.opened),
+        session=uploaded.session.id,
+    )
+
+
+def results_hash(previous: bytes, opened: Sequence[OpenedSum]) -> bytes:
+    """Return the hash by which clients compare, next time, what they were told this time."""
+    sums = [[item.sum_id, sha256(item.packed), list(item.scalars)] for item in opened]
+    return sha256(encode(["pilot-secure results", previous, sums]))
+
+
+def open_sealed_sum(
+    context: Context, state: Answered, planned: PlannedSum, opened: OpenedSum
+) -> SealedSum:
+    """Take off the recipient masks of exactly the contributors that survived, and decode.
+
+    Raises:
+        BadDelivery: scalars that no honest contributors could have sent.
+    """
+    parameters, lists = context.parameters, state.uploaded.agreement.lists
+    length = parameters.vector_lengths[parameters.sum(planned.id).vector]
+    packed = Packed(parameters.ring_bits, length, opened.packed)
+    contributors = [name for name in planned.contributors if name in state.survivors]
+    masks = MaskStream(_recipient_masks(context, state, planned, contributors))
+    scalars = masks.mask_scalars(scalars_from_wire(opened.scalars))
+    own = lists.get(context.name)
+    real = contributors if own is None else [n for n in contributors if n in own.neighbours]
+    sum_n, steps, weighted_steps = scalars
+    highest = len(real) * parameters.max_samples
+    if not (len(real) <= sum_n <= highest and weighted_steps <= highest / WEIGHT_STEP):
+        raise BadDelivery(SERVER, "deliver", "our sealed sum's scalars are impossible")
+    return SealedSum(
+        vector_sum=decode_sum(fixed_point_of(parameters, planned), packed, masks),
+        sum_nu=weighted_steps * WEIGHT_STEP,
+        sum_u=steps * WEIGHT_STEP,
+        sum_n=sum_n,
+        num_contributors=len(real),
+    )
+
+
+def _recipient_masks(
+    context: Context, state: Answered, planned: PlannedSum, contributors: Sequence[str]
+) -> list[MaskKey]:
+    session = state.uploaded.session
+    masks = []
+    for name in contributors:
+        secret = session.keys.recipient.exchange(session.adverts[name].recipient_key)
+        key = recipient_mask_key(secret, session.id, planned.id, name, context.name)
+        masks.append(MaskKey(key, -1))
+    return masks
+

@@ -1,0 +1,184 @@
+"""Fixed point in Z_2^b and the packed form on the wire.
+
+A coordinate x, clipped to [-clip, clip], is weighted by v / V (V: the public maximum weight) and
+becomes round(x v/V S) in Z_2^b. With c contributors each may use ``levels`` = floor((2^(b-1) - 1)
+/ c) steps either way, so that no sum of c terms leaves the ring. S keeps one level and a factor
+1 - 2^-20 below levels / clip: the float32 products (relative error at most 3 * 2^-24) and the
+rounding to the nearest integer then stay within ``levels`` for every input, which is the proof of
+headroom that each client repeats when the plan is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.errors import InputError, ParameterError
+
+CHUNK = 1 << 16  # coordinates: 256 KiB of float32, and as much keystream, stay in cache
+SCALAR_MASK = (1 << 64) - 1
+WEIGHT_STEP = 2.0**-20  # weights are multiples of it, so numerators and denominators agree
+
+Words = NDArray[np.uint32]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """The encoding of one vector for a sum of at most ``contributors`` terms."""
+
+    bits: int
+    contributors: int
+    clip: float
+    max_weight: float
+
+    @property
+    def levels(self) -> int:
+        """The largest absolute value of one encoded coordinate."""
+        return int((2 ** (self.bits - 1) - 1) // self.contributors)
+
+    @property
+    def scale(self) -> float:
+        """Steps per unit, S."""
+        if self.levels < 2:
+            raise ParameterError(
+                f"{self.bits} bits do not hold the sum of {self.contributors} contributors"
+            )
+        return (self.levels - 1) * (1 - 2.0**-20) / self.clip
+
+    def encode(self, clipped: Floats, weight: float, floats: Floats, out: Words) -> None:
+        """Write round(x v/V S) mod 2^32 for clipped coordinates into ``out``.
+
+        ``clipped``, ``floats`` (scratch) and ``out`` have one length. Time does not depend on
+        ``weight``: zero takes the same path.
+        """
+        np.multiply(clipped, np.float32(self.scale * weight / self.max_weight), out=floats)
+        np.rint(floats, out=floats)
+        np.copyto(out.view(np.int32), floats, casting="unsafe")
+
+    def decode(self, words: Words, out: Floats) -> None:
+        """Write the float32 sums of v x that the words of an opened sum stand for."""
+        shift = np.uint32(32 - self.bits)
+        signed = (words << shift).view(np.int32) >> np.int32(shift)
+        np.multiply(signed, self.max_weight / self.scale, out=out, casting="unsafe")
+
+    def error_bound(self, total_weight: float) -> float:
+        """Return the largest error of one coordinate of the mean of ``contributors`` terms.
+
+        Half a step each from rounding, and the float32 product's relative error of the whole.
+        """
+        rounding = 0.5 * self.contributors * self.max_weight / self.scale / total_weight
+        return rounding + 4 * 2.0**-24 * self.clip
+
+
+class FlatVector:
+    """Named float32 tensors read as one vector, in their given order, without copying them."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[np.float32]], where: str) -> None:
+        self._parts: list[tuple[str, Floats]] = []
+        self.where = where
+        for name, tensor in tensors.items():
+            if tensor.dtype != np.float32:
+                raise InputError(f"{where}: tensor {name} is {tensor.dtype}, not float32")
+            self._parts.append((name, np.ascontiguousarray(tensor).reshape(-1)))
+        self._starts = [0]
+        for _name, part in self._parts:
+            self._starts.append(self._starts[-1] + len(part))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def read(self, start: int, out: Floats) -> None:
+        """Copy ``len(out)`` coordinates from ``start`` on."""
+        stop = start + len(out)
+        for (_name, part), first in zip(self._parts, self._starts, strict=False):
+            low, high = max(start, first), min(stop, first + len(part))
+            if low < high:
+                out[low - start : high - start] = part[low - first : high - first]
+
+    def read_checked(self, start: int, out: Floats) -> None:
+        """Like :meth:`read`; raises InputError that names the tensor of a NaN or infinity."""
+        self.read(start, out)
+        if math.isfinite(float(np.dot(out, out))) or bool(np.isfinite(out).all()):
+            return
+        position = start + int(np.argmin(np.isfinite(out)))
+        for (name, part), first in zip(self._parts, self._starts, strict=False):
+            if first <= position < first + len(part):
+                raise InputError(
+                    f"{self.where}: tensor {name} holds {part[position - first]} at flat index "
+                    f"{position - first}"
+                )
+
+
+def clip_in_place(chunk: Floats, bound: float) -> int:
+    """Clip to [-bound, bound]; return how many coordinates were outside (stays local)."""
+    limit = np.float32(bound)
+    outside = 0
+    if float(chunk.max()) > limit or float(chunk.min()) < -limit:
+        outside = int(np.count_nonzero(np.abs(chunk) > limit))
+        np.clip(chunk, -limit, limit, out=chunk)
+    return outside
+
+
+class Packed:
+    """A vector of b-bit words as bytes: all low halves, then all high parts (little-endian).
+
+    20 bits: D uint16, then ceil(D/2) bytes with the odd word's nibble above the even one's.
+    24 bits: D uint16, then D bytes. 32 bits: D uint16, then D uint16. 16 bits: D uint16 only.
+    """
+
+    def __init__(self, bits: int, length: int, data: bytes | None = None) -> None:
+        self.bits, self.length = bits, length
+        if data is None:
+            self._raw = np.zeros(packed_bytes(bits, length), np.uint8)
+        else:
+            if len(data) != packed_bytes(bits, length):
+                raise ValueError(f"{len(data)} bytes for {length} words of {bits} bits")
+            self._raw = np.frombuffer(data, np.uint8)
+        self._low = self._raw[: 2 * length].view("<u2")
+        self._high = self._raw[2 * length :]
+
+    def to_bytes(self) -> bytes:
+        """Return the packed bytes."""
+        return self._raw.tobytes()
+
+    def write(self, start: int, words: Words) -> None:
+        """Pack words at ``start`` (even, as chunks are); bits above b are dropped."""
+        stop = start + len(words)
+        np.copyto(self._low[start:stop], words, casting="unsafe")
+        if self.bits == 32:
+            np.copyto(self._high.view("<u2")[start:stop], words >> np.uint32(16), casting="unsafe")
+        elif self.bits == 24:
+            np.copyto(self._high[start:stop], words >> np.uint32(16), casting="unsafe")
+        elif self.bits == 20:
+            nibbles = (words >> np.uint32(16)).astype(np.uint8) & np.uint8(15)
+            out = self._high[start // 2 : (stop + 1) // 2]
+            out[:] = nibbles[0::2]
+            out[: len(words) // 2] |= nibbles[1::2] << np.uint8(4)
+
+    def add_to(self, start: int, words: Words) -> None:
+        """Add the packed words from ``start`` on to ``words`` (mod 2^32, hence mod 2^b)."""
+        stop = start + len(words)
+        words += self._low[start:stop]
+        if self.bits == 32:
+            words += self._high.view("<u2")[start:stop].astype(np.uint32) << np.uint32(16)
+        elif self.bits == 24:
+            words += self._high[start:stop].astype(np.uint32) << np.uint32(16)
+        elif self.bits == 20:
+            pairs = self._high[start // 2 : (stop + 1) // 2]
+            odd = pairs[: len(words) // 2] >> np.uint8(4)
+            words[0::2] += (pairs & np.uint8(15)).astype(np.uint32) << np.uint32(16)
+            words[1::2] += odd.astype(np.uint32) << np.uint32(16)
+
+    def padding_is_zero(self) -> bool:
+        """Whether the unused half of the last byte is zero (one vector, one encoding)."""
+        return self.bits != 20 or self.length % 2 == 0 or int(self._high[-1]) < 16
+
+
+def packed_bytes(bits: int, length: int) -> int:
+    """Return the bytes of ``length`` packed words of ``bits`` bits."""
+    return 2 * length + ((bits - 16) * length + 7) // 8

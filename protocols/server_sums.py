@@ -1,0 +1,327 @@
+"""The server's phases from the plan on: masked inputs, consistency, unmasking, delivery."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from protocols import shares
+from protocols.accumulators import Accumulator
+from protocols.client_setup import MASK_KEY
+from protocols.errors import BadShare, MalformedMessage
+from protocols.frame import expect, frame_hash
+from protocols.identity import SERVER
+from protocols.keys import KeyPair, pairwise_mask_key, self_mask_key
+from protocols.masks import MaskKey
+from protocols.messages import (
+    Box,
+    Consistency,
+    Delivery,
+    MaskedInput,
+    Message,
+    OpenedSum,
+    Plan,
+    PlannedSum,
+    Receipt,
+    Selection,
+    SharesFrom,
+    SignedBy,
+    SurvivorSet,
+    UnmaskRequest,
+    UnmaskShares,
+)
+from protocols.plan import plan_digest, plan_sums, statement
+from protocols.server_phases import Phase, Setup
+
+
+class MaskedInputs(Phase):
+    """Publish the plan, add the masked uploads up as they come."""
+
+    name, reply_kind = "masked_input", "masked_input"
+
+    def __init__(
+        self,
+        setup: Setup,
+        clients: tuple[str, ...],
+        selections: Mapping[str, Selection],
+        neighbours: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        super().__init__(setup.context, clients, setup.session)
+        parameters = setup.context.parameters
+        self.setup = setup
+        visible = parameters.neighbour_visibility == "visible"
+        self.sums = plan_sums(parameters, clients, (neighbours or {}) if visible else None)
+        self._selections = {
+            name: {box.party: box.ciphertext for box in selection.boxes}
+            | ({} if selection.boxes else dict.fromkeys(clients, selection.clear))
+            for name, selection in selections.items()
+        }
+        self.accumulators = {
+            planned.id: Accumulator(
+                planned.id,
+                parameters.ring_bits,
+                parameters.vector_lengths[parameters.sum(planned.id).vector],
+                setup.context.allocate,
+            )
+            for planned in self.sums
+        }
+        self.upload_hashes: dict[str, bytes] = {}
+
+    def request(self, client: str) -> Plan:
+        """Return the plan with this client's shares and the neighbour lists for it."""
+        peers = [name for name in self.clients if name != client]
+        return Plan(
+            session=self.session,
+            sender=SERVER,
+            recipient=client,
+            participants=self.clients,
+            sums=self.sums,
+            shares=tuple(self._shares_from(peer, client) for peer in peers),
+            selections=tuple(
+                Box(party=peer, ciphertext=self._selections[peer][client])
+                for peer in peers
+                if peer in self._selections
+            ),
+        )
+
+    def _shares_from(self, owner: str, holder: str) -> SharesFrom:
+        dealt = self.setup.shares[owner]
+        box = next(box for box in dealt.boxes if box.party == holder)
+        item = next(item for item in dealt.commitments if item.party == holder)
+        return SharesFrom(party=owner, ciphertext=box.ciphertext, digests=item.digests)
+
+    def take(self, client: str, message: Message, frame: bytes) -> None:
+        """Check all terms of an upload, then add all of them."""
+        upload = expect(message, MaskedInput, self.session, SERVER, self.name)
+        due = [planned.id for planned in self.sums if client in planned.contributors]
+        if [term.sum_id for term in upload.inputs] != due:
+            raise MalformedMessage(client, self.name, "not the terms that the plan asks for")
+        try:
+            parsed = [self.accumulators[term.sum_id].parse(term) for term in upload.inputs]
+        except ValueError as error:
+            raise MalformedMessage(client, self.name, str(error)) from None
+        for packed, term in zip(parsed, upload.inputs, strict=True):
+            self.accumulators[term.sum_id].add(client, packed, term)
+        self.upload_hashes[client] = frame_hash(frame)
+
+    def survivors(self) -> tuple[str, ...]:
+        """Return whose uploads are in the sums: the survivor set U."""
+        return tuple(sorted(self.upload_hashes))
+
+    def finish(self) -> Phase:
+        """Ask for signatures of the survivor set next."""
+        self.enough(self.survivors())
+        return Consistent(self)
+
+
+class Consistent(Phase):
+    """Collect signatures of one survivor set."""
+
+    name, reply_kind = "consistency", "consistency"
+
+    def __init__(self, inputs: MaskedInputs) -> None:
+        super().__init__(inputs.context, inputs.survivors(), inputs.session)
+        self.inputs = inputs
+        self.signatures: dict[str, bytes] = {}
+
+    def request(self, client: str) -> SurvivorSet:
+        """Return the survivor set with the hash of each upload."""
+        hashes = self.inputs.upload_hashes
+        return SurvivorSet(
+            session=self.session,
+            sender=SERVER,
+            recipient=client,
+            survivors=self.clients,
+            upload_hashes=tuple(hashes[name] for name in self.clients),
+        )
+
+    def take(self, client: str, message: Message, frame: bytes) -> None:
+        """Keep one signature; when lists are hidden only the clients can verify it."""
+        reply = expect(message, Consistency, self.session, SERVER, self.name)
+        if not self.context.parameters.selects:
+            plan = plan_digest(self.inputs.clients, self.inputs.sums)
+            claim = statement(self.session, plan, {}, self.inputs.upload_hashes)
+            self.context.roster.verify(client, reply.signature, claim, self.name)
+        self.signatures[client] = reply.signature
+
+    def survivors(self) -> tuple[str, ...]:
+        """Return who signed."""
+        return tuple(sorted(self.signatures))
+
+    def finish(self) -> Phase:
+        """Ask for the shares next."""
+        self.enough(self.survivors())
+        return Unmask(self)
+
+
+class Unmask(Phase):
+    """Collect shares: seeds of the survivors, mask keys of the drop-outs."""
+
+    name, reply_kind = "unmask", "unmask_shares"
+
+    def __init__(self, consistent: Consistent) -> None:
+        super().__init__(consistent.context, consistent.survivors(), consistent.session)
+        self.inputs, self.setup = consistent.inputs, consistent.inputs.setup
+        self._signatures = consistent.signatures
+        self.present = self.inputs.survivors()
+        self.dropouts = tuple(n for n in self.inputs.clients if n not in self.present)
+        self._held: dict[tuple[str, str], dict[int, bytes]] = {}
+        self._answered: list[str] = []
+
+    def request(self, client: str) -> UnmaskRequest:
+        """Return the signed survivor set and the request for shares."""
+        return UnmaskRequest(
+            session=self.session,
+            sender=SERVER,
+            recipient=client,
+            survivors=self.present,
+            dropouts=self.dropouts,
+            signatures=tuple(
+                SignedBy(party=name, signature=signature)
+                for name, signature in sorted(self._signatures.items())
+            ),
+        )
+
+    def take(self, client: str, message: Message, frame: bytes) -> None:
+        """Keep one client's shares if each matches its dealer's commitment."""
+        reply = expect(message, UnmaskShares, self.session, SERVER, self.name)
+        revealed = {(item.owner, MASK_KEY): item.share for item in reply.key_shares}
+        revealed |= {(item.owner, item.sum_id): item.share for item in reply.seed_shares}
+        if len(revealed) != len(reply.key_shares) + len(reply.seed_shares):
+            raise MalformedMessage(client, self.name, "a share twice")
+        if {owner for owner, name in revealed if name == MASK_KEY} != set(self.dropouts):
+            raise MalformedMessage(client, self.name, "not one key share per drop-out")
+        for (owner, name), share in revealed.items():
+            self._check_share(client, owner, name, share)
+        coordinate = self.context.roster.coordinate(client)
+        for place, share in revealed.items():
+            self._held.setdefault(place, {})[coordinate] = share
+        self._answered.append(client)
+
+    def _check_share(self, holder: str, owner: str, name: str, share: bytes) -> None:
+        if owner not in (self.present if name != MASK_KEY else self.dropouts):
+            raise BadShare(holder, self.name, f"a share of {owner} that nobody asked for")
+        names = [MASK_KEY, *(spec.id for spec in self.context.parameters.sums_of(owner))]
+        if name not in names:
+            raise BadShare(holder, self.name, f"a share of {owner} for a sum that it is not in")
+        dealt = self.setup.shares[owner]
+        item = next(item for item in dealt.commitments if item.party == holder)
+        expected = item.digests[names.index(name)]
+        if shares.commit(self.session, owner, holder, name, share) != expected:
+            raise BadShare(holder, self.name, f"a share of {owner} that it was not dealt")
+
+    def survivors(self) -> tuple[str, ...]:
+        """Return who answered."""
+        return tuple(sorted(self._answered))
+
+    def finish(self) -> Phase:
+        """Open every sum whose shares reach the threshold, and deliver."""
+        self.enough(self.survivors())
+        opening = self.open_sums()
+        self.inputs.accumulators.clear()
+        return Deliver(self, opening)
+
+    def open_sums(self) -> Opening:
+        """Return the sums that could be opened, and why the others could not."""
+        keys: dict[str, KeyPair] = {}
+        opening = Opening()
+        for spec in self.context.parameters.sums:
+            planned = next((item for item in self.inputs.sums if item.id == spec.id), None)
+            if planned is None:
+                opening.skipped[spec.id] = "below its minimum, or its recipient gone, at the plan"
+                continue
+            try:
+                masks = self._masks_left(planned, keys)
+            except _CannotOpen as error:
+                opening.skipped[spec.id] = str(error)
+            else:
+                accumulator = self.inputs.accumulators[spec.id]
+                opening.opened[spec.id] = accumulator.open(masks)
+                opening.contributors[spec.id] = tuple(sorted(accumulator.contributors))
+        return opening
+
+    def _masks_left(self, planned: PlannedSum, keys: dict[str, KeyPair]) -> list[MaskKey]:
+        """Return what takes off the survivors' self masks and the drop-outs' pairwise masks."""
+        there = [name for name in planned.contributors if name in self.present]
+        gone = [name for name in planned.contributors if name not in self.present]
+        masks = []
+        for owner in there:
+            seed = self._seed(owner, planned.id)
+            masks.append(MaskKey(self_mask_key(seed, self.session, planned.id, owner), -1))
+        for owner in gone:
+            if owner not in keys:
+                keys[owner] = self._mask_key(owner)
+            for peer in there:
+                secret = keys[owner].exchange(self.setup.adverts[peer].mask_key)
+                key = pairwise_mask_key(secret, self.session, planned.id, owner, peer)
+                masks.append(MaskKey(key, -1 if peer < owner else 1))
+        return masks
+
+    def _reconstruct(self, owner: str, name: str) -> bytes:
+        held, threshold = self._held.get((owner, name), {}), self.context.parameters.threshold
+        if len(held) < threshold:
+            raise _CannotOpen("the clients released no shares: too few real terms survived")
+        return shares.combine(dict(sorted(held.items())[:threshold]))
+
+    def _seed(self, owner: str, sum_id: str) -> bytes:
+        seed = self._reconstruct(owner, sum_id)
+        ids = [spec.id for spec in self.context.parameters.sums_of(owner)]
+        expected = self.setup.shares[owner].seed_commitments[ids.index(sum_id)]
+        if shares.commit_secret(self.session, owner, sum_id, seed) != expected:
+            raise _CannotOpen(f"{owner} dealt shares that do not fit together")
+        return seed
+
+    def _mask_key(self, owner: str) -> KeyPair:
+        pair = KeyPair(self._reconstruct(owner, MASK_KEY))
+        if pair.public != self.setup.adverts[owner].mask_key:
+            raise _CannotOpen(f"{owner} dealt shares of another key than it advertised")
+        return pair
+
+
+class _CannotOpen(Exception):
+    """One sum stays closed; the others go on."""
+
+
+@dataclass
+class Opening:
+    """Which sums were opened, over whom, and which were not and why."""
+
+    opened: dict[str, OpenedSum] = field(default_factory=dict)
+    contributors: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+class Deliver(Phase):
+    """Send the results, collect receipts."""
+
+    name, reply_kind = "deliver", "receipt"
+
+    def __init__(self, unmask: Unmask, opening: Opening) -> None:
+        super().__init__(unmask.context, unmask.survivors(), unmask.session)
+        self.opening, self.sums = opening, unmask.inputs.sums
+        self.receipts: dict[str, bytes] = {}
+
+    def request(self, client: str) -> Delivery:
+        """Return the sums for everybody, and this client's own sealed sum."""
+        opened = self.opening.opened
+        recipients = {planned.id: planned.recipient for planned in self.sums}
+        own = [opened[name] for name in opened if recipients[name] == client]
+        return Delivery(
+            session=self.session,
+            sender=SERVER,
+            recipient=client,
+            opened=tuple(opened[name] for name in sorted(opened) if recipients[name] == SERVER),
+            sealed=own[0] if own else None,
+        )
+
+    def take(self, client: str, message: Message, frame: bytes) -> None:
+        """Keep one receipt."""
+        receipt = expect(message, Receipt, self.session, SERVER, self.name)
+        self.receipts[client] = receipt.transcript
+
+    def survivors(self) -> tuple[str, ...]:
+        """Return who confirmed."""
+        return tuple(sorted(self.receipts))
+
+    def finish(self) -> None:
+        """End."""
