@@ -1,5 +1,5 @@
 """The metrics of the paper: exact-match accuracies, CIDEr, and grounding accuracy at IoU 0.5."""
 
-from pilot_secure.metrics.score import METRICS, MetricScore, score
+from pilot_secure.metrics.score import METRICS, MetricScore, can_score, score
 
-__all__ = ["METRICS", "MetricScore", "score"]
+__all__ = ["METRICS", "MetricScore", "can_score", "score"]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 Box = tuple[float, float, float, float]
 
 IOU_THRESHOLD = 0.5
-_ROUNDING = 1e-9
+_ROUNDING = 1e-6
 _NUMBER = re.compile(r"[-+]?(?:\d+\.\d+|\.\d+|\d+)")
 _BRACKETED = re.compile(r"\[([^\[\]]*)\]")
 _POSITIONS = {"xyxy": (0, 1, 2, 3), "yxyx": (1, 0, 3, 2)}
@@ -46,5 +46,5 @@ def iou(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def is_hit(predicted: Sequence[float], truth: Sequence[float]) -> bool:
-    """Whether IoU >= 0.5, boundary included: two-decimal boxes may round to just below it."""
+    """Whether IoU >= 0.5, boundary included: float32 boxes may round to just below it."""
     return iou(predicted, truth) >= IOU_THRESHOLD - _ROUNDING

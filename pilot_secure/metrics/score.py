@@ -45,8 +45,9 @@ def score(
 ) -> MetricScore:
     """Score `predictions[i]`, the text a model generated, against `records[i]`.
 
-    Columns used: `answer`; `references` (CIDEr, where non-empty); `box`, always
-    (x1, y1, x2, y2), and `box_order` ("xyxy" where absent), which says how the answer writes it.
+    Columns used: `references`, texts of which each is right, or `answer` where there are none;
+    for grounding `box`, always (x1, y1, x2, y2), and `box_order` ("xyxy" where absent), which
+    says how the answer writes it.
 
     Raises: MetricError for an unknown metric, differing lengths, no records, or a record whose
     own answer or box the metric cannot use.
@@ -62,6 +63,15 @@ def score(
     return _METRICS[metric](metric, predictions, rows)
 
 
+def can_score(metric: str, answer: str, box_order: str = "xyxy") -> bool:
+    """Whether a record with this right answer can be scored: an option letter, a box, any text."""
+    if metric == "scienceqa_accuracy":
+        return option_letter(answer) is not None
+    if metric == "grounding_iou50":
+        return parse_box(answer, box_order) is not None
+    return metric in _METRICS
+
+
 def _rows(records: Any) -> list[Record]:
     """Records as a list; of a Dataset only the columns that metrics read, so no image decodes."""
     if hasattr(records, "select_columns"):
@@ -73,7 +83,7 @@ def _rows(records: Any) -> list[Record]:
 def _matches(normalise: Callable[[str], str]) -> Callable[..., MetricScore]:
     def run(metric: str, predictions: Sequence[str], rows: list[Record]) -> MetricScore:
         hits = sum(
-            normalise(prediction) == normalise(_field(metric, row, "answer"))
+            normalise(prediction) in map(normalise, _references(metric, row))
             for prediction, row in zip(predictions, rows, strict=True)
         )
         return MetricScore(metric, 100.0 * hits / len(rows), len(rows), 0)
@@ -82,18 +92,20 @@ def _matches(normalise: Callable[[str], str]) -> Callable[..., MetricScore]:
 
 
 def _multiple_choice(metric: str, predictions: Sequence[str], rows: list[Record]) -> MetricScore:
-    letters = [option_letter(prediction) for prediction in predictions]
-    truths = [option_letter(_field(metric, row, "answer")) for row in rows]
-    if None in truths:
-        answer = rows[truths.index(None)]["answer"]
-        raise MetricError(f"{metric}: the record's answer {answer!r} names no option letter.")
-    hits = sum(letter == truth for letter, truth in zip(letters, truths, strict=True))
-    return MetricScore(metric, 100.0 * hits / len(rows), len(rows), letters.count(None))
+    hits = unparsed = 0
+    for prediction, row in zip(predictions, rows, strict=True):
+        answers = _references(metric, row)
+        truths = [option_letter(answer) for answer in answers]
+        if None in truths:
+            raise MetricError(f"{metric}: a record's answer {answers} names no option letter.")
+        letter = option_letter(prediction)
+        hits += letter in truths
+        unparsed += letter is None
+    return MetricScore(metric, 100.0 * hits / len(rows), len(rows), unparsed)
 
 
 def _captions(metric: str, predictions: Sequence[str], rows: list[Record]) -> MetricScore:
-    references = [row.get("references") or [_field(metric, row, "answer")] for row in rows]
-    values = cider_per_image(predictions, references)
+    values = cider_per_image(predictions, [_references(metric, row) for row in rows])
     return MetricScore(metric, 100.0 * sum(values) / len(values), len(rows), 0)
 
 
@@ -110,6 +122,10 @@ def _boxes(metric: str, predictions: Sequence[str], rows: list[Record]) -> Metri
         else:
             hits += is_hit(predicted, truth)
     return MetricScore(metric, 100.0 * hits / len(rows), len(rows), unparsed)
+
+
+def _references(metric: str, row: Record) -> Sequence[str]:
+    return row.get("references") or [_field(metric, row, "answer")]
 
 
 def _field(metric: str, row: Record, name: str) -> Any:

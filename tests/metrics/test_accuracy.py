@@ -47,13 +47,20 @@ def test_scienceqa_counts_answers_without_a_letter_apart() -> None:
     assert (result.value, result.count, result.unparsed) == (60.0, 5, 1)
 
 
+def test_any_reference_is_right_and_none_means_the_answer() -> None:
+    records = [{"answer": "red", "references": ["red", "Crimson"]}] * 3
+    records.append({"answer": "red", "references": []})
+    result = score("vqa_accuracy", ["crimson.", "red", "blue", "red"], records)
+    assert result.value == 75.0
+
+
 @pytest.mark.parametrize(
     ("metric", "predictions", "records", "words"),
     [
         ("bleu", ["a"], _records("a"), "expected one of vqa_accuracy"),
         ("vqa_accuracy", ["a", "b"], _records("a"), "2 predictions for 1 records"),
         ("vqa_accuracy", [], [], "at least one"),
-        ("vqa_accuracy", ["a"], [{"references": ["a"]}], "has no 'answer'"),
+        ("vqa_accuracy", ["a"], [{"references": []}], "has no 'answer'"),
         ("scienceqa_accuracy", ["A"], _records("red"), "names no option letter"),
     ],
 )
