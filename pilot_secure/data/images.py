@@ -1,0 +1,81 @@
+"""Images as LLaVA-1.5 sees them: padded to a square around their centre; boxes in that square.
+
+Pixel boxes are (x1, y1, x2, y2) with the origin in the upper left corner; relative boxes are the
+same corners divided by the side of the padded square, 0 to 1.
+Source: LLaVA-1.5 (Liu et al. 2023), preprocessing "pad"; Pilot keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from pilot_secure.errors import DataError
+
+Box = tuple[float, float, float, float]
+Colour = tuple[int, int, int]
+
+CLIP_MEAN_COLOUR: Colour = (122, 116, 104)
+
+
+def mean_colour(image_mean: Sequence[float]) -> Colour:
+    """The padding colour of an image processor: its `image_mean` (0 to 1) in 8 bits, cut down."""
+    red, green, blue = (int(channel * 255) for channel in image_mean)
+    return red, green, blue
+
+
+def expand_to_square(image: Image.Image, colour: Colour = CLIP_MEAN_COLOUR) -> Image.Image:
+    """Pad the shorter side on both ends until the image is square; RGB.
+
+    `colour` is that of the image processor's mean, so that padding is zero after normalising.
+    A square image comes back as it is. An odd pixel goes to the right or to the bottom.
+    """
+    image = image.convert("RGB")
+    if image.width == image.height:
+        return image
+    left, top, side = _placement(image.width, image.height)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, (left, top))
+    return square
+
+
+def to_relative_box(box: Sequence[float], width: int, height: int) -> Box:
+    """A pixel box of a `width` x `height` image, relative to its padded square."""
+    left, top, side = _placement(width, height)
+    x1, y1, x2, y2 = box
+    return (x1 + left) / side, (y1 + top) / side, (x2 + left) / side, (y2 + top) / side
+
+
+def to_pixel_box(box: Sequence[float], width: int, height: int) -> Box:
+    """The inverse of `to_relative_box`: pixels of the image before padding.
+
+    Corners in the padding fall outside the image; they are not moved.
+    """
+    left, top, side = _placement(width, height)
+    x1, y1, x2, y2 = box
+    return x1 * side - left, y1 * side - top, x2 * side - left, y2 * side - top
+
+
+def check_image(path: Path) -> None:
+    """Decode an image file completely.
+
+    Raises: DataError, saying why, if it is missing, truncated or no image.
+    """
+    if not path.is_file():
+        raise DataError("the file is missing")
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Image.DecompressionBombError:
+        raise DataError("the image has too many pixels") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split()).replace(str(path), path.name)
+        raise DataError(f"the image cannot be decoded ({reason})") from None
+
+
+def _placement(width: int, height: int) -> tuple[int, int, int]:
+    """Left and upper padding, and the side of the square."""
+    side = max(width, height)
+    return (side - width) // 2, (side - height) // 2, side
