@@ -3,6 +3,7 @@
     UsageError                   a mistake of whoever started the command: exit code 2
     ├── ConfigError              configuration file or command line (pilot_secure.command_line)
     ├── RunFolderError           a run folder that cannot be made, written or read (run_folder)
+    │   └── TranscriptError      a transcript whose chain or payloads do not fit (transcript)
     ├── DataError                the user's own data (data.conversations, data.images)
     └── MetricError              a metric that does not fit its records (metrics)
 
@@ -42,6 +43,10 @@ class ConfigError(UsageError):
 
 class RunFolderError(UsageError):
     """A run folder that cannot be created, written or read."""
+
+
+class TranscriptError(RunFolderError):
+    """A transcript whose records do not follow from each other, or whose payloads differ."""
 
 
 class DataError(UsageError):

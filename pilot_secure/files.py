@@ -28,10 +28,11 @@ def told_in_a_sentence(path: Path) -> Iterator[None]:
         raise RunFolderError(os_sentence(error, path)) from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a whole file: a reader sees the old file or the new one, never a part.
 
-    The parent folder is made if need be. The content is on the disk before the name changes.
+    The parent folder is made if need be. If `durable`, the content is on the disk before the
+    name changes; otherwise this holds for a kill, not for a cut of power.
     Raises: RunFolderError; an earlier file is then untouched, and nothing is left beside it.
     """
     with told_in_a_sentence(path):
@@ -40,15 +41,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         try:
             try:
                 _write_all(descriptor, content)
-                os.fsync(descriptor)
                 os.fchmod(descriptor, 0o644 & ~_umask())
+                if durable:
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
             raise
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
