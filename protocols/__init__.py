@@ -20,6 +20,7 @@ from protocols.errors import (
 )
 from protocols.identity import SERVER, Identity, Roster, RosterEntry
 from protocols.parameters import AggregationParameters, SumSpec, smallest_threshold
+from protocols.results import results_hash
 from protocols.selection import personalise
 from protocols.server import AggregationReport, AggregationServer
 
@@ -48,5 +49,6 @@ __all__ = [
     "SealedSum",
     "SumSpec",
     "personalise",
+    "results_hash",
     "smallest_threshold",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,15 +118,22 @@ def read_results(context: Context, state: Answered, message: Delivery) -> Aggreg
         scale=chosen.scale if chosen else 0.0,
         weights=uploaded.weights,
         clip_counts=uploaded.clip_counts,
-        results_hash=results_hash(context.inputs.previous_results, message.opened),
+        results_hash=results_hash(uploaded.session.id, means),
         session=uploaded.session.id,
     )
 
 
-def results_hash(previous: bytes, opened: Sequence[OpenedSum]) -> bytes:
-    """Return the hash by which clients compare, next time, what they were told this time."""
-    sums = [[item.sum_id, sha256(item.packed), list(item.scalars)] for item in opened]
-    return sha256(encode(["pilot-secure results", previous, sums]))
+def results_hash(session: bytes, means: Mapping[str, NDArray[np.float32] | None]) -> bytes:
+    """Return the hash by which clients compare, next time, what they were told this time.
+
+    It depends on nothing but the session and the means, so a client that was away can compute it
+    from means that it is told later, and finds out by comparing if they are others.
+    """
+    told = [
+        [sum_id, None if mean is None else sha256(np.ascontiguousarray(mean, "<f4").tobytes())]
+        for sum_id, mean in sorted(means.items())
+    ]
+    return sha256(encode(["pilot-secure results", session, told]))
 
 
 def open_sealed_sum(
