@@ -1,0 +1,27 @@
+"""Clients' data: the embedded scenarios, prompts and batches."""
+
+from pilot_secure.data.collate import (
+    IGNORED,
+    AnswerBatch,
+    EncodedSample,
+    answer_batch,
+    encode_samples,
+    prompt_batch,
+)
+from pilot_secure.data.scenarios import SCENARIOS, build_scenario
+from pilot_secure.data.schema import COLUMNS, METRICS, ClientData, client_name
+
+__all__ = [
+    "COLUMNS",
+    "IGNORED",
+    "METRICS",
+    "SCENARIOS",
+    "AnswerBatch",
+    "ClientData",
+    "EncodedSample",
+    "answer_batch",
+    "build_scenario",
+    "client_name",
+    "encode_samples",
+    "prompt_batch",
+]

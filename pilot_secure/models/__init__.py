@@ -1,0 +1,67 @@
+"""The model side of Pilot: LLaVA, its connectors, text adapter and losses."""
+
+from pilot_secure.models.answers import answer_losses, generate_answers
+from pilot_secure.models.base import (
+    SHIPPED_CHECKPOINT,
+    SHIPPED_NAME,
+    CheckpointError,
+    base_connector,
+    checkpoint_path,
+    connector_in_place,
+    image_outputs,
+    llava_of,
+    load_base,
+    vision_features,
+)
+from pilot_secure.models.connectors import (
+    Connector,
+    ConnectorOutput,
+    MixtureConnector,
+    SingleConnector,
+    TwoAdapterConnector,
+    new_adapter,
+)
+from pilot_secure.models.features import FeatureCache, pixel_values
+from pilot_secure.models.losses import (
+    difference_loss,
+    load_balancing_loss,
+    router_z_loss,
+    weighted_sum,
+)
+from pilot_secure.models.text_adapter import (
+    attach_text_adapter,
+    load_text_adapter_state,
+    text_adapter_parameters,
+    text_adapter_state,
+)
+
+__all__ = [
+    "SHIPPED_CHECKPOINT",
+    "SHIPPED_NAME",
+    "CheckpointError",
+    "Connector",
+    "ConnectorOutput",
+    "FeatureCache",
+    "MixtureConnector",
+    "SingleConnector",
+    "TwoAdapterConnector",
+    "answer_losses",
+    "attach_text_adapter",
+    "base_connector",
+    "checkpoint_path",
+    "connector_in_place",
+    "difference_loss",
+    "generate_answers",
+    "image_outputs",
+    "llava_of",
+    "load_balancing_loss",
+    "load_base",
+    "load_text_adapter_state",
+    "new_adapter",
+    "pixel_values",
+    "router_z_loss",
+    "text_adapter_parameters",
+    "text_adapter_state",
+    "vision_features",
+    "weighted_sum",
+]

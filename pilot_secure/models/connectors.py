@@ -1,0 +1,198 @@
+"""Connectors: what stands between the frozen vision tower and the language model.
+
+Each is a drop-in for the base model's connector (``forward``: features [B, N, C] to image tokens
+[B, N, D]); ``forward_with_losses`` gives the auxiliary losses along with the same tokens. An
+*adapter* is a copy of the base connector: two linear layers with an activation between them.
+Nothing is kept on ``self`` between calls, so a connector can be deep-copied at any time.
+
+Source: Xiong et al., AAAI 2025, Eq. 1-8. psi_t, psi_1: task adapter; psi_s: client adapter;
+psi_i: another task's adapter; psi_c,i: cross-task adapter; P: gates.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pilot_secure.models.losses import difference_loss, load_balancing_loss, router_z_loss
+
+TASK_ADAPTER = "task_adapter"
+
+
+class ConnectorOutput(NamedTuple):
+    """Image tokens [B, N, D], and unweighted losses [B] by name."""
+
+    image_tokens: Tensor
+    losses: dict[str, Tensor]
+
+
+def new_adapter(connector: nn.Module, *, scale: float = 1.0) -> nn.Module:
+    """A trainable copy of a connector whose output is ``scale`` times as large."""
+    adapter = copy.deepcopy(connector).requires_grad_(True)
+    with torch.no_grad():
+        for parameter in adapter.linear_2.parameters():  # type: ignore[union-attr]
+            parameter.mul_(scale)
+    return adapter
+
+
+class Connector(nn.Module):
+    """A connector with a task adapter, the one part of it that is ever sent.
+
+    ``trained_parts`` names the children that its stage trains.
+    """
+
+    trained_parts: tuple[str, ...] = (TASK_ADAPTER,)
+    task_adapter: nn.Module
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [B, N, C] to image tokens [B, N, D]."""
+        return self.forward_with_losses(features, {}).image_tokens
+
+    def forward_with_losses(
+        self, features: Tensor, weights: Mapping[str, float]
+    ) -> ConnectorOutput:
+        """The same tokens, and each auxiliary loss with a weight other than zero, unweighted."""
+        raise NotImplementedError
+
+    def train_own_parts(self) -> dict[str, nn.Parameter]:
+        """Switch gradients on for the stage's own parts and off for the rest.
+
+        Returns the trained parameters by their names in the state dict.
+        """
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.split(".")[0] in self.trained_parts)
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def task_adapter_state(self) -> dict[str, Tensor]:
+        """The task adapter's tensors, detached. Secrecy: leaves the client only masked."""
+        return {k: v.detach().clone() for k, v in self.task_adapter.state_dict().items()}
+
+    def load_task_adapter_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put other values into the task adapter, in place."""
+        self.task_adapter.load_state_dict(dict(state))
+
+
+class SingleConnector(Connector):
+    """One adapter alone: the connector of methods that have no client adapter."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.task_adapter = new_adapter(base)
+
+    def forward_with_losses(
+        self, features: Tensor, weights: Mapping[str, float]
+    ) -> ConnectorOutput:
+        """psi(H), without losses."""
+        return ConnectorOutput(self.task_adapter(features), {})
+
+
+class TwoAdapterConnector(Connector):
+    """Stage 1: x = psi_t(H) + psi_s(H), both from the base connector.
+
+    Source: Eq. 1-2. ``init_scale`` shrinks both outputs at the start: at 1 (the paper) their sum
+    is twice the tokens that the language model knows, at 0.5 it equals them.
+    """
+
+    trained_parts = (TASK_ADAPTER, "client_adapter")
+
+    def __init__(
+        self, base: nn.Module, *, init_scale: float = 0.5, normalise_difference: bool = True
+    ) -> None:
+        super().__init__()
+        self.task_adapter = new_adapter(base, scale=init_scale)
+        self.client_adapter = new_adapter(base, scale=init_scale)
+        self.normalise_difference = normalise_difference
+
+    def forward_with_losses(
+        self, features: Tensor, weights: Mapping[str, float]
+    ) -> ConnectorOutput:
+        """Eq. 1-2, and the loss ``difference`` (Eq. 3-4)."""
+        task_tokens, client_tokens = self.task_adapter(features), self.client_adapter(features)
+        losses = {}
+        if weights.get("difference"):
+            losses["difference"] = difference_loss(
+                task_tokens, client_tokens, normalise=self.normalise_difference
+            )
+        return ConnectorOutput(task_tokens + client_tokens, losses)
+
+
+class MixtureConnector(Connector):
+    """Stage 2, cross-task mixture of adapters: x = x_t + psi_s(H), with
+
+    x_t = P[1] psi_1(H) + Σ_{i≥2} P[i] (psi_i(H) + psi_c,i(H)),  P = softmax(router(H)) per token.
+
+    Source: Eq. 5-6. Trains psi_1, the cross-task adapters and the router; psi_s and the other
+    tasks' adapters psi_i are frozen. One cross-task adapter per other task, initialised from
+    psi_1 (``cross_task_init="random"``: the ablation of Table 6). Gate 0 belongs to psi_1, the
+    others follow ``other_tasks``.
+    """
+
+    trained_parts = (TASK_ADAPTER, "cross_task_adapters", "router")
+
+    def __init__(
+        self,
+        task_adapter: nn.Module,
+        client_adapter: nn.Module,
+        other_task_adapters: Mapping[str, nn.Module],
+        *,
+        cross_task_init: Literal["task_adapter", "random"] = "task_adapter",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not other_task_adapters:
+            raise ValueError("a mixture of adapters needs at least one other task")
+        self.task_adapter = copy.deepcopy(task_adapter)
+        self.client_adapter = copy.deepcopy(client_adapter)
+        self.other_task_adapters = nn.ModuleDict(
+            {task: copy.deepcopy(adapter) for task, adapter in other_task_adapters.items()}
+        )
+        crossing = {task: copy.deepcopy(task_adapter) for task in other_task_adapters}
+        self.cross_task_adapters = nn.ModuleDict(crossing)
+        first: nn.Linear = task_adapter.linear_1  # type: ignore[assignment]
+        self.router = nn.Linear(first.in_features, 1 + len(crossing)).to(first.weight)
+        self._initialise(cross_task_init, seed)
+
+    @property
+    def other_tasks(self) -> tuple[str, ...]:
+        """The other tasks, in the order of their gates."""
+        return tuple(self.other_task_adapters)
+
+    def _initialise(self, cross_task_init: str, seed: int) -> None:
+        """A near-even router, and random cross-task adapters where asked for."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            router = torch.randn(self.router.weight.shape, generator=generator) * 0.02
+            self.router.weight.copy_(router)
+            self.router.bias.zero_()
+            if cross_task_init == "random":
+                for parameter in self.cross_task_adapters.parameters():
+                    bound = parameter.shape[-1] ** -0.5
+                    values = torch.rand(parameter.shape, generator=generator)
+                    parameter.copy_((2 * values - 1) * bound)
+
+    def forward_with_losses(
+        self, features: Tensor, weights: Mapping[str, float]
+    ) -> ConnectorOutput:
+        """Eq. 5-6, and the losses ``load_balancing`` (Eq. 7) and ``router_z`` (Eq. 8)."""
+        router_logits = self.router(features)  # [B, N, T]
+        gates = router_logits.softmax(-1)
+        tokens = gates[..., :1] * self.task_adapter(features)
+        for expert, task in enumerate(self.other_tasks, 1):
+            crossed = self.other_task_adapters[task](features)
+            crossed = crossed + self.cross_task_adapters[task](features)
+            tokens = tokens + gates[..., expert : expert + 1] * crossed
+        losses = {}
+        if weights.get("load_balancing"):
+            losses["load_balancing"] = load_balancing_loss(gates)
+        if weights.get("router_z"):
+            losses["router_z"] = router_z_loss(router_logits)
+        return ConnectorOutput(tokens + self.client_adapter(features), losses)
+
+    def load_other_task_adapters(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Put the newest means of other tasks in place; tasks that are not named keep theirs."""
+        for task, state in states.items():
+            self.other_task_adapters[task].load_state_dict(dict(state))
