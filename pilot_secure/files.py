@@ -48,7 +48,8 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
                 os.close(descriptor)
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            with contextlib.suppress(FileNotFoundError):  # interrupted just after the renaming
+                os.unlink(temporary)
             raise
         if durable:
             _sync_folder(path.parent)
