@@ -207,15 +207,15 @@ def _job(
 
 def mask_keys(context: Context, session: Session, planned: PlannedSum) -> list[MaskKey]:
     """Return the self mask, the pairwise masks, and the recipient mask of a sealed sum."""
-    me, keys = context.name, session.keys
+    me = context.name
     masks = [MaskKey(self_mask_key(session.seeds[planned.id], session.id, planned.id, me), 1)]
     for peer in planned.contributors:
         if peer != me:
-            secret = keys.mask.exchange(session.adverts[peer].mask_key)
+            secret = session.mask_secret(peer)
             key = pairwise_mask_key(secret, session.id, planned.id, me, peer)
             masks.append(MaskKey(key, 1 if me < peer else -1))
     if planned.recipient != SERVER:
-        secret = keys.recipient.exchange(session.adverts[planned.recipient].recipient_key)
+        secret = session.recipient_secret(planned.recipient)
         key = recipient_mask_key(secret, session.id, planned.id, me, planned.recipient)
         masks.append(MaskKey(key, 1))
     return masks

@@ -23,7 +23,7 @@ from protocols.errors import (
     ParameterError,
     ProtocolError,
 )
-from protocols.frame import expect, open_frame, seal
+from protocols.frame import distance_upload_bytes, expect, open_frame, seal
 from protocols.identity import SERVER
 from protocols.keys import derive
 from protocols.messages import (
@@ -94,11 +94,13 @@ def on_distance_uploads(
     phase, session = "distance_reply", state.session
     boxes: dict[str, Box] = {}
     for frame in message.uploads:
-        peer = claimed_sender(frame)
+        peer = claimed_sender(frame, phase)
         if peer not in session.adverts or peer == context.name or peer in boxes:
             raise BadPlan(SERVER, phase, "uploads of strangers or repeated ones")
         opened = open_frame(frame, context.roster, peer, phase)
         upload = expect(opened, DistanceUpload, session.id, SERVER, phase)
+        if len(upload.upload) != distance_upload_bytes(context.parameters):
+            raise BadDistance(peer, phase, f"an upload of {len(upload.upload)} bytes")
         try:
             reply = state.distances.reply(upload.upload)
         except ProtocolError as error:

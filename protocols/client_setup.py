@@ -5,7 +5,13 @@ from __future__ import annotations
 from protocols import shares
 from protocols.client_states import Advertised, Context, Idle, Session, Shared
 from protocols.codec import CodecError, decode
-from protocols.errors import AttemptRefused, BadKey, BadPlan, WrongSession
+from protocols.errors import (
+    AttemptRefused,
+    BadKey,
+    BadPlan,
+    MalformedMessage,
+    WrongSession,
+)
 from protocols.frame import expect, frame_hash, open_frame, seal
 from protocols.identity import SERVER, SIGNATURE_BYTES
 from protocols.keys import EphemeralKeys, SmallOrderKey, check_public_key
@@ -67,7 +73,7 @@ def open_advertisements(
     adverts: dict[str, Advertisement] = {}
     hashes: dict[str, bytes] = {}
     for frame in frames:
-        name = claimed_sender(frame)
+        name = claimed_sender(frame, phase)
         if name not in parameters.cohort or name in adverts:
             raise BadPlan(SERVER, phase, "advertisements of strangers or repeated ones")
         message = open_frame(frame, context.roster, name, phase, MAX_FRAME)
@@ -84,15 +90,19 @@ def open_advertisements(
     return session_id(parameters, hashes), adverts
 
 
-def claimed_sender(frame: bytes) -> str:
-    """Return the sender that a relayed frame claims, before its signature is checked."""
+def claimed_sender(frame: bytes, phase: str) -> str:
+    """Return the sender that a relayed frame claims, before its signature is checked.
+
+    Raises:
+        MalformedMessage: of the server, which relayed something that is no message.
+    """
     try:
         body = decode(frame[SIGNATURE_BYTES:])
     except CodecError as error:
-        raise BadPlan(SERVER, "share", f"an advertisement: {error}") from None
+        raise MalformedMessage(SERVER, phase, f"a relayed frame: {error}") from None
     name = body.get("sender") if isinstance(body, dict) else None
     if not isinstance(name, str):
-        raise BadPlan(SERVER, "share", "an advertisement without a sender")
+        raise MalformedMessage(SERVER, phase, "a relayed frame without a sender")
     return name
 
 

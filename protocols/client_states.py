@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from protocols.entropy import Entropy
 from protocols.identity import Identity, Roster
-from protocols.keys import Channel, EphemeralKeys
+from protocols.keys import Channel, EphemeralKeys, KeyPair
 from protocols.messages import Advertisement, PlannedSum
 from protocols.parameters import AggregationParameters
 from protocols.selection import Chosen
@@ -103,10 +103,26 @@ class Session:
     seeds: Mapping[str, bytes] = field(repr=False)
     own_shares: tuple[bytes, ...] = field(repr=False)
 
+    _secrets: dict[tuple[str, str], bytes] = field(default_factory=dict, repr=False)
+
+    def _secret(self, usage: str, pair: KeyPair, peer: str, public_key: bytes) -> bytes:
+        if (usage, peer) not in self._secrets:
+            self._secrets[usage, peer] = pair.exchange(public_key)
+        return self._secrets[usage, peer]
+
     def channel(self, peer: str) -> Channel:
         """Return the encrypted channel with another member."""
-        secret = self.keys.share.exchange(self.adverts[peer].share_key)
-        return Channel(secret, self.id)
+        key = self.adverts[peer].share_key
+        return Channel(self._secret("share", self.keys.share, peer, key), self.id)
+
+    def mask_secret(self, peer: str) -> bytes:
+        """Return the X25519 secret of the pairwise masks with another member."""
+        return self._secret("mask", self.keys.mask, peer, self.adverts[peer].mask_key)
+
+    def recipient_secret(self, peer: str) -> bytes:
+        """Return the X25519 secret of the recipient masks with another member."""
+        key = self.adverts[peer].recipient_key
+        return self._secret("recipient", self.keys.recipient, peer, key)
 
 
 @dataclass(frozen=True)

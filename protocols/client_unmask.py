@@ -117,10 +117,17 @@ def check_unmask_request(context: Context, state: Confirmed, message: UnmaskRequ
     signers = [item.party for item in message.signatures]
     if len(set(signers)) != len(signers) or not set(signers) <= set(state.survivors):
         raise BadSurvivors(SERVER, phase, "signatures of strangers or repeated ones")
-    if len(signers) < context.parameters.threshold:
-        raise BadSurvivors(SERVER, phase, f"{len(signers)} signatures, below the threshold")
-    for item in message.signatures:
-        context.roster.verify(item.party, item.signature, state.statement, phase)
+    agreeing = sum(
+        context.roster.signed(item.party, item.signature, state.statement)
+        for item in message.signatures
+    )
+    if agreeing < context.parameters.threshold:
+        raise BadSurvivors(
+            SERVER,
+            phase,
+            f"{agreeing} of {len(signers)} signatures agree with ours, "
+            f"{context.parameters.threshold} needed",
+        )
 
 
 def on_delivery(

@@ -14,7 +14,9 @@ from protocols.codec import CodecError, decode, encode
 from protocols.errors import BadSignature, MalformedMessage, UnexpectedMessage, WrongSession
 from protocols.identity import SIGNATURE_BYTES, Identity, Roster, sha256
 from protocols.keys import VERSION
-from protocols.messages import ADAPTER, Message
+from protocols.messages import ADAPTER, MAX_FRAME, Message
+from protocols.parameters import AggregationParameters
+from protocols.ring import packed_bytes
 
 MessageType = TypeVar("MessageType", bound=Message)
 
@@ -30,6 +32,33 @@ def seal(message: Message, identity: Identity) -> bytes:
 def frame_hash(frame: bytes) -> bytes:
     """Return SHA-256 of a whole frame, by which transcripts and statements refer to it."""
     return sha256(frame)
+
+
+def largest_frame(parameters: AggregationParameters) -> int:
+    """Return a bound on every frame of an attempt: what is longer is not even hashed.
+
+    All sums packed, all peers' encrypted sketches, and for each pair of members room for the
+    shares, commitments and signatures of every sum.
+    """
+    size, num_sums = len(parameters.cohort), len(parameters.sums)
+    vectors = sum(
+        packed_bytes(parameters.ring_bits, parameters.vector_lengths[spec.vector]) + 256
+        for spec in parameters.sums
+    )
+    sketches = 0
+    if parameters.selects:
+        sketches = size * (distance_upload_bytes(parameters) + 256)
+    small = size * (num_sums + 2) * 256 + size * 66 * (parameters.num_neighbours + 32)
+    return MAX_FRAME + vectors + sketches + small + num_sums * size * 66
+
+
+def distance_upload_bytes(parameters: AggregationParameters) -> int:
+    """Return the exact length of an encrypted sketch under these parameters."""
+    from protocols.distances import upload_length
+
+    vector = parameters.distance_vector
+    length = parameters.sketch_size or parameters.vector_lengths[vector or ""]
+    return upload_length(parameters.distance_parameter_set, length)
 
 
 def open_frame(

@@ -7,6 +7,7 @@ secret sharing, so the roster fixes it too.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Self
 
 from cryptography.exceptions import InvalidSignature
@@ -121,10 +122,9 @@ class Roster(BaseModel):
 
     def coordinate(self, name: str) -> int:
         """Return a client's Shamir coordinate: its 1-based place."""
-        for place, entry in enumerate(self.clients, start=1):
-            if entry.name == name:
-                return place
-        raise ParameterError(f"{name} is not in the roster")
+        if name not in self._coordinates:
+            raise ParameterError(f"{name} is not in the roster")
+        return self._coordinates[name]
 
     def verify(self, name: str, signature: bytes, message: bytes, phase: str) -> None:
         """Check an Ed25519 signature against the pinned key of ``name``.
@@ -132,15 +132,29 @@ class Roster(BaseModel):
         Raises:
             BadSignature: unknown name, or the key did not sign this message.
         """
-        for entry in (self.server, *self.clients):
-            if entry.name == name:
-                break
-        else:
+        key = self._keys.get(name)
+        if key is None:
             raise BadSignature(name, phase, "not in the pinned roster")
         try:
-            Ed25519PublicKey.from_public_bytes(entry.public_key).verify(signature, message)
+            Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
         except InvalidSignature:
             raise BadSignature(name, phase, "the pinned key did not sign this") from None
+
+    def signed(self, name: str, signature: bytes, message: bytes) -> bool:
+        """Return whether ``name`` signed ``message``, for counting signatures that agree."""
+        try:
+            self.verify(name, signature, message, "")
+        except BadSignature:
+            return False
+        return True
+
+    @cached_property
+    def _keys(self) -> dict[str, bytes]:
+        return {entry.name: entry.public_key for entry in (self.server, *self.clients)}
+
+    @cached_property
+    def _coordinates(self) -> dict[str, int]:
+        return {entry.name: place for place, entry in enumerate(self.clients, start=1)}
 
 
 def _entry(identity: Identity) -> RosterEntry:

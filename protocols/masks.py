@@ -39,7 +39,8 @@ class MaskStream:
             for place, word in enumerate(words):
                 self._scalars[place] = (self._scalars[place] + mask.sign * int(word)) & SCALAR_MASK
             self._streams.append((stream, np.add if mask.sign > 0 else np.subtract))
-        self._keystream = np.empty(CHUNK, "<u4")
+        self._buffer = memoryview(bytearray(4 * CHUNK))
+        self._keystream = np.frombuffer(self._buffer, "<u4")
 
     def mask_scalars(self, scalars: Sequence[int]) -> tuple[int, ...]:
         """Return the scalars plus the masks, mod 2^64."""
@@ -50,9 +51,12 @@ class MaskStream:
 
     def mask_chunk(self, words: Words) -> None:
         """Add the masks of the next ``len(words)`` coordinates in place (mod 2^32)."""
-        keystream = self._keystream[: len(words)]
-        buffer = keystream.view(np.uint8)
-        zeros = _ZEROS[: buffer.nbytes]
+        size = 4 * len(words)
+        keystream, buffer, zeros = (
+            self._keystream[: len(words)],
+            self._buffer[:size],
+            _ZEROS[:size],
+        )
         for stream, combine in self._streams:
             stream.update_into(zeros, buffer)
             combine(words, keystream, out=words)

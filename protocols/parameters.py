@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -189,10 +190,13 @@ class AggregationParameters(BaseModel):
 
     def sum(self, sum_id: str) -> SumSpec:
         """Return the sum with this id."""
-        for spec in self.sums:
-            if spec.id == sum_id:
-                return spec
-        raise ParameterError(f"no sum {sum_id}")
+        if sum_id not in self._by_id:
+            raise ParameterError(f"no sum {sum_id}")
+        return self._by_id[sum_id]
+
+    @cached_property
+    def _by_id(self) -> dict[str, SumSpec]:
+        return {spec.id: spec for spec in self.sums}
 
     def digest(self) -> bytes:
         """Return SHA-256 of the canonical encoding."""

@@ -171,7 +171,7 @@ def _recipient_masks(
     session = state.uploaded.session
     masks = []
     for name in contributors:
-        secret = session.keys.recipient.exchange(session.adverts[name].recipient_key)
+        secret = session.recipient_secret(name)
         key = recipient_mask_key(secret, session.id, planned.id, name, context.name)
         masks.append(MaskKey(key, -1))
     return masks
