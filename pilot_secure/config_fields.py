@@ -155,7 +155,10 @@ def _limits(constraint: Any) -> list[str]:
         annotated_types.Le: ("at most", "le"),
         annotated_types.Lt: ("less than", "lt"),
     }.get(type(constraint))
-    return [f"{words[0]} {getattr(constraint, words[1])}"] if words else []
+    if not words:
+        return []
+    limit = getattr(constraint, words[1])
+    return [f"{words[0]} {int(limit) if limit == int(limit) else limit}"]
 
 
 def metavar(annotation: Any) -> str:
