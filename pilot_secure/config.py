@@ -179,7 +179,9 @@ class SecurityConfig(Section):
     sketch_size: PositiveInt | None = Field(
         4096, description="coordinates of the sketch that distances are computed on; null is exact"
     )
-    ckks_parameters: str = Field("n4096-q109", description="named CKKS parameter set")
+    ckks_parameters: Literal["peer-4096", "peer-8192"] = Field(
+        "peer-4096", description="named CKKS parameter set"
+    )
     distance_norm_bound: Annotated[float, Field(gt=0)] = Field(
         64.0, description="largest norm of a text-adapter update that may be encrypted"
     )

@@ -1,0 +1,68 @@
+"""What all parties agreed on before the run: configuration, tasks, identities, vector lengths.
+
+Each party builds the parameters of every aggregation from it by itself, so that a server that
+announces other parameters ends up with another session id and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pilot_secure.config import SimulationConfig, smallest_safe_threshold
+from pilot_secure.federation.methods import Method
+from protocols import AggregationParameters, Roster
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The public side of a run.
+
+    Attributes:
+        tasks: task of every client, in the order of the roster.
+        vector_lengths: coordinates of every vector that is sent.
+        max_samples: public upper bound of n_k, V.
+    """
+
+    run_id: str
+    config: SimulationConfig
+    method: Method
+    tasks: Mapping[str, str]
+    roster: Roster
+    vector_lengths: Mapping[str, int]
+    max_samples: int
+
+    def parameters(
+        self, round_number: int, stage: int, attempt: int, cohort: Sequence[str]
+    ) -> AggregationParameters:
+        """Return the parameters of one attempt of one aggregation.
+
+        Raises: ParameterError if they are unsafe together.
+        """
+        security, federation = self.config.security, self.config.federation
+        threshold = security.threshold
+        if threshold == "auto":
+            threshold = smallest_safe_threshold(len(cohort), security.max_colluders)
+        return AggregationParameters.build(
+            run_id=self.run_id,
+            round=round_number,
+            stage=stage,
+            attempt=attempt,
+            roster=self.roster.digest(),
+            cohort=tuple(sorted(cohort)),
+            sums=self.method.sums(self.tasks, cohort),
+            vector_lengths=dict(self.vector_lengths),
+            clip=dict.fromkeys(self.vector_lengths, security.clip),
+            max_samples=self.max_samples,
+            ring_bits=security.ring_bits,
+            threshold=threshold,
+            max_colluders=security.max_colluders,
+            min_contributors=security.min_contributors,
+            num_neighbours=min(federation.num_neighbours, len(cohort) - 1),
+            neighbour_visibility=security.neighbour_visibility,
+            distance_trust=security.distance_trust,
+            sketch_size=security.sketch_size,
+            distance_parameter_set=security.ckks_parameters,
+            distance_norm_bound=security.distance_norm_bound,
+            eq12=federation.eq12,
+        )

@@ -1,0 +1,231 @@
+"""A client: it answers the server's requests, one frame in, one frame out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pilot_secure.data import ClientData
+from pilot_secure.engines import PhaseKey
+from pilot_secure.federation.agreement import Agreement
+from pilot_secure.federation.journal import Journal
+from pilot_secure.federation.messages import (
+    AnyFederationMessage,
+    ClearCall,
+    ClearDelivery,
+    ClearUpdate,
+    Done,
+    EvaluateRequest,
+    FederationMessage,
+    FederationMessageError,
+    Refusal,
+    TrainRequest,
+    means_from_wire,
+    open_frame,
+    seal,
+    vector_bytes,
+    vector_from_bytes,
+)
+from pilot_secure.federation.methods import Method
+from pilot_secure.federation.state import ClientState, difference, flatten
+from pilot_secure.federation.worker import Worker
+from protocols import (
+    AggregationClient,
+    AggregationResult,
+    ClientInputs,
+    Entropy,
+    Identity,
+    MemoryGuard,
+    ProtocolError,
+    SealedSum,
+    results_hash,
+)
+from protocols.identity import SERVER
+
+FEDERATION_PHASES = frozenset({"train", "evaluate", "clear_update", "clear_deliver"})
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the run the client is: the last training request it answered."""
+
+    round: int
+    stage: int
+    cohort: tuple[str, ...]
+
+
+class FederationClient:
+    """One client with its data, its adapters and its keys.
+
+    The base model is the worker's, shared with the other clients of the same process; everything
+    that distinguishes this client is in ``state``.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        agreement: Agreement,
+        data: ClientData,
+        method: Method,
+        worker: Worker,
+        journal: Journal,
+    ) -> None:
+        self.name = identity.name
+        self.data = data
+        self.state = ClientState(text_adapter=worker.initial_text_adapter())
+        self._identity = identity
+        self._agreement = agreement
+        self._method = method
+        self._worker = worker
+        self._journal = journal
+        self._guard = MemoryGuard()
+        self._start = method.start(worker)
+        self._samples = worker.encode(data.train)
+        self._place: _Place | None = None
+        self._machine: AggregationClient | None = None
+        self._previous_results = bytes(32)
+
+    @property
+    def num_samples(self) -> int:
+        """Training samples, n_k. Secrecy: this client's; it leaves only inside a masked sum."""
+        return len(self._samples)
+
+    def handle(self, phase: PhaseKey, request: bytes) -> bytes:
+        """Answer one request. A request that breaks a rule is answered by a signed refusal."""
+        try:
+            if phase.name in FEDERATION_PHASES:
+                return self._answer(request)
+            return self._aggregate(phase, request)
+        except (ProtocolError, FederationMessageError) as error:
+            self._machine = None
+            return self._seal(phase, Refusal, reason=str(error)[:1000])
+
+    def _seal(
+        self, place: PhaseKey | FederationMessage, kind: type[FederationMessage], **fields: object
+    ) -> bytes:
+        message = kind(
+            run_id=self._agreement.run_id,
+            round=place.round,
+            stage=place.stage,
+            sender=self.name,
+            recipient=SERVER,
+            **fields,
+        )
+        return seal(message, self._identity)
+
+    def _answer(self, request: bytes) -> bytes:
+        message = open_frame(request, self._agreement.roster, SERVER, self._agreement.run_id)
+        if message.recipient != self.name:
+            raise FederationMessageError(f"{SERVER}: a message to {message.recipient}")
+        if isinstance(message, TrainRequest):
+            return self._train(message)
+        if isinstance(message, EvaluateRequest):
+            return self._evaluate(message)
+        if isinstance(message, ClearCall | ClearDelivery):
+            return self._exchange_in_clear(message)
+        raise FederationMessageError(f"{SERVER}: {message.kind} is not a request")
+
+    def _train(self, request: TrainRequest) -> bytes:
+        self._place = _Place(request.round, request.stage, request.cohort)
+        if request.catch_up is not None:
+            means = means_from_wire(request.catch_up.means)
+            self._method.absorb_means(self.state, means, self._worker, self.data.task)
+            self._previous_results = results_hash(request.catch_up.session, means)
+        self._method.begin_stage(self.state, request.stage, self._worker, self.data.task)
+        self._worker.train(
+            self.state,
+            self._samples,
+            stage=request.stage,
+            label=f"{self.name}/round-{request.round}/stage-{request.stage}",
+            journal=lambda epoch, steps, means: self._journal.losses(
+                self.name, request.round, request.stage, epoch, steps, means
+            ),
+            progress=lambda seconds: self._journal.progress(
+                f"round {request.round}, stage {request.stage}: {self.name} trains", seconds
+            ),
+        )
+        return self._seal(request, Done)
+
+    def _evaluate(self, request: EvaluateRequest) -> bytes:
+        state = self.state if request.point != "before" else self._worker.bare_state()
+        score = self._worker.score(
+            state,
+            self.data,
+            progress=lambda seconds: self._journal.progress(
+                f"{request.point.replace('_', ' ')}: {self.name} answers", seconds
+            ),
+        )
+        self._journal.score(self.name, request.round, request.stage, request.point, score)
+        return self._seal(request, Done)
+
+    def _upload(self) -> dict[str, dict[str, object]]:
+        vectors = self._method.upload(self.state)
+        return {name: difference(vectors[name], self._start[name]) for name in vectors}
+
+    def _aggregate(self, phase: PhaseKey, request: bytes) -> bytes:
+        if phase.name == "advertise":
+            self._machine = self._new_machine(phase.attempt)
+        if self._machine is None:
+            raise FederationMessageError(f"{SERVER}: {phase.name} without an aggregation")
+        reply = self._machine.handle(request)
+        if self._machine.result is not None:
+            self._take_home(self._machine.result)
+            self._previous_results = self._machine.result.results_hash
+            self._machine = None
+        return reply
+
+    def _new_machine(self, attempt: int) -> AggregationClient:
+        if self._place is None:
+            raise FederationMessageError(f"{SERVER}: an aggregation before any training")
+        parameters = self._agreement.parameters(
+            self._place.round, self._place.stage, attempt, self._place.cohort
+        )
+        inputs = ClientInputs(
+            vectors=self._upload(),
+            num_samples=self.num_samples,
+            previous_results=self._previous_results,
+        )
+        return AggregationClient(
+            parameters,
+            self._identity,
+            inputs,
+            Entropy(),
+            roster=self._agreement.roster,
+            guard=self._guard,
+        )
+
+    def _take_home(self, result: AggregationResult) -> None:
+        assert self._place is not None
+        self._method.absorb_means(self.state, result.means, self._worker, self.data.task)
+        if result.sealed is not None:
+            self._method.absorb_personal(self.state, result.sealed, self._worker, self.num_samples)
+        self._journal.aggregated(self.name, self._place.round, self._place.stage, result)
+
+    def _exchange_in_clear(self, message: AnyFederationMessage) -> bytes:
+        if self._agreement.config.security.secure_agg:
+            raise FederationMessageError(f"{SERVER}: {message.kind} under secure_agg")
+        if isinstance(message, ClearCall):
+            vectors = {name: vector_bytes(flatten(v)) for name, v in self._upload().items()}
+            return self._seal(message, ClearUpdate, num_samples=self.num_samples, vectors=vectors)
+        assert isinstance(message, ClearDelivery)
+        self._take_home(_clear_result(message))
+        return self._seal(message, Done)
+
+
+def _clear_result(message: ClearDelivery) -> AggregationResult:
+    sealed = None
+    if message.personal is not None:
+        fields = message.personal.model_dump()
+        fields["vector_sum"] = vector_from_bytes(fields["vector_sum"])
+        sealed = SealedSum(**fields)
+    return AggregationResult(
+        means=means_from_wire(message.means),
+        sealed=sealed,
+        survivors=(),
+        row=message.row,
+        neighbours=message.neighbours,
+        scale=min(message.row.values(), default=0.0),
+        weights=message.weights,
+        clip_counts={},
+        results_hash=bytes(32),
+        session=bytes(32),
+    )

@@ -1,0 +1,138 @@
+"""What a client notes down for its own side: losses, scores, its selection.
+
+Nothing here is sent. In a simulation every client's journal ends up in one run folder, whose
+owner therefore holds what every party holds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from pilot_secure.metrics import MetricScore
+from pilot_secure.progress import RunProgress
+from pilot_secure.run_folder import RunFolder
+from pilot_secure.summary import Moment, ScoreRecord, SelectionRecord, TrainingRecord
+from protocols import AggregationResult
+
+
+class Journal(Protocol):
+    """A client's own notes; round and stage are counted from 1."""
+
+    def losses(
+        self,
+        client: str,
+        round_number: int,
+        stage: int,
+        epoch: int,
+        steps: int,
+        means: dict[str, float],
+    ) -> None:
+        """Note the mean losses of an epoch, by the name of the loss."""
+        ...
+
+    def score(
+        self, client: str, round_number: int, stage: int, moment: Moment, score: MetricScore
+    ) -> None:
+        """Note the score of the client's model."""
+        ...
+
+    def aggregated(
+        self, client: str, round_number: int, stage: int, result: AggregationResult
+    ) -> None:
+        """Note what an aggregation gave the client."""
+        ...
+
+    def progress(self, what: str, expected_seconds: float) -> None:
+        """Note that some work is finished."""
+        ...
+
+
+class RunJournal:
+    """All clients' journals of a simulation, in one run folder.
+
+    ``scores`` holds the last score of each client and moment, ``results`` the last aggregation's
+    result of each client by (round, stage).
+    """
+
+    def __init__(self, folder: RunFolder, progress: RunProgress) -> None:
+        self._folder, self._progress = folder, progress
+        self.scores: dict[str, dict[Moment, float]] = {}
+        self.results: dict[tuple[int, int], dict[str, AggregationResult]] = {}
+
+    def losses(
+        self,
+        client: str,
+        round_number: int,
+        stage: int,
+        epoch: int,
+        steps: int,
+        means: dict[str, float],
+    ) -> None:
+        """Write a training record."""
+        finite = {name: value if math.isfinite(value) else None for name, value in means.items()}
+        self._folder.append_history(
+            TrainingRecord(
+                round=round_number,
+                stage=stage,  # type: ignore[arg-type]
+                client=client,
+                epoch=epoch,
+                steps=steps,
+                losses=finite,
+            )
+        )
+
+    def score(
+        self, client: str, round_number: int, stage: int, moment: Moment, score: MetricScore
+    ) -> None:
+        """Write a score record."""
+        self.scores.setdefault(client, {})[moment] = score.value
+        self._folder.append_history(
+            ScoreRecord(
+                round=round_number,
+                stage=stage,  # type: ignore[arg-type]
+                client=client,
+                moment=moment,
+                metric=score.metric,
+                value=score.value,
+                count=score.count,
+                unparsed=score.unparsed,
+            )
+        )
+
+    def aggregated(
+        self, client: str, round_number: int, stage: int, result: AggregationResult
+    ) -> None:
+        """Keep a result until :meth:`write_selections`."""
+        self.results.setdefault((round_number, stage), {})[client] = result
+
+    def progress(self, what: str, expected_seconds: float) -> None:
+        """Pass it on to the run's progress."""
+        self._progress.describe(what)
+        self._progress.advance(expected_seconds)
+
+    def write_selections(self, round_number: int, stage: int) -> None:
+        """Write who was whose neighbour in an aggregation, and with which weights.
+
+        A weight is the one that the contributor applied; a neighbour that dropped out has none
+        and is left out, as it was from the sum.
+        """
+        results = self.results.get((round_number, stage), {})
+        for client, result in sorted(results.items()):
+            if result.sealed is None:
+                continue
+            weights = {
+                name: results[name].weights[client]
+                for name in result.neighbours
+                if name in results and client in results[name].weights
+            }
+            self._folder.append_history(
+                SelectionRecord(
+                    round=round_number,
+                    stage=stage,  # type: ignore[arg-type]
+                    client=client,
+                    neighbours=tuple(weights),
+                    weights=tuple(weights.values()),
+                    distances=dict(result.row),
+                )
+            )

@@ -1,0 +1,245 @@
+"""The server: it drives the rounds, and never holds a client's adapter under secure aggregation."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pilot_secure.engines import PhaseKey
+from pilot_secure.errors import UsageError
+from pilot_secure.federation.agreement import Agreement
+from pilot_secure.federation.clear import aggregate_in_clear
+from pilot_secure.federation.messages import (
+    CatchUp,
+    ClearCall,
+    ClearDelivery,
+    ClearUpdate,
+    EvaluateRequest,
+    FederationMessage,
+    FederationMessageError,
+    Refusal,
+    TrainRequest,
+    open_frame,
+    seal,
+    vector_bytes,
+)
+from pilot_secure.federation.metering import MeteredTransport
+from pilot_secure.federation.replay import ReplayedSelections
+from pilot_secure.summary import Moment
+from protocols import AggregationReport, AggregationServer, Entropy, Identity
+
+EXCHANGE_TIMEOUT_S = 3600.0
+
+
+class FederationError(UsageError):
+    """The run cannot go on: an aggregation failed in every attempt."""
+
+
+@dataclass
+class RunEvents:
+    """What happened to the aggregations of a run, as the server saw it."""
+
+    reports: list[AggregationReport] = field(default_factory=list)
+    refusals: list[tuple[PhaseKey, str, str]] = field(default_factory=list)
+
+
+class FederationServer:
+    """Trains the clients round by round and aggregates after every stage."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        agreement: Agreement,
+        transport: MeteredTransport,
+        *,
+        replayed: ReplayedSelections | None = None,
+        announce: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        self.identity = identity
+        self._agreement = agreement
+        self._transport = transport
+        self._replayed = replayed
+        self._announce = announce
+        self.events = RunEvents()
+        self._last_means: CatchUp | None = None
+        self._up_to_date: set[str] = set()
+
+    @property
+    def aggregates(self) -> bool:
+        """Whether the method exchanges anything."""
+        tasks = self._agreement.tasks
+        return bool(self._agreement.method.sums(tasks, list(tasks)))
+
+    def run(self) -> None:
+        """Run all rounds.
+
+        Raises: FederationError if an aggregation fails in every attempt.
+        """
+        federation = self._agreement.config.federation
+        everybody = list(self._agreement.tasks)
+        self._evaluate("before", 0, 0, everybody)
+        for round_number in range(1, federation.rounds + 1):
+            cohort = self._cohort(round_number)
+            stages = self._agreement.method.stages(round_number)
+            for stage in stages:
+                last = round_number == federation.rounds and stage == stages[-1]
+                scored = last or (federation.evaluate == "every_round" and stage == stages[-1])
+                self._train(round_number, stage, cohort)
+                if scored:
+                    self._evaluate("after_local", round_number, stage, everybody)
+                self._aggregate(round_number, stage, cohort)
+                if scored:
+                    self._evaluate("after_aggregation", round_number, stage, everybody)
+
+    def _cohort(self, round_number: int) -> tuple[str, ...]:
+        """Draw the clients of a round; the same seed draws the same clients."""
+        config = self._agreement.config
+        everybody = list(self._agreement.tasks)
+        generator = random.Random(f"cohort/{config.run.seed}/{round_number}")
+        return tuple(sorted(generator.sample(everybody, config.cohort_size)))
+
+    def _header(self, round_number: int, stage: int, client: str) -> dict[str, object]:
+        return {
+            "run_id": self._agreement.run_id,
+            "round": round_number,
+            "stage": stage,
+            "sender": self.identity.name,
+            "recipient": client,
+        }
+
+    def _ask(
+        self,
+        phase: PhaseKey,
+        clients: Sequence[str],
+        message: Callable[[str], FederationMessage],
+    ) -> dict[str, FederationMessage]:
+        """Send one message to each client; return the replies of those that answered."""
+        requests = {client: seal(message(client), self.identity) for client in clients}
+        replies = self._transport.exchange(phase, requests, EXCHANGE_TIMEOUT_S)
+        agreement, opened = self._agreement, {}
+        for client, frame in replies.items():
+            if frame is None:
+                continue
+            try:
+                reply = open_frame(frame, agreement.roster, client, agreement.run_id)
+            except FederationMessageError as error:
+                self.events.refusals.append((phase, client, str(error)))
+                continue
+            if isinstance(reply, Refusal):
+                self.events.refusals.append((phase, client, reply.reason))
+                continue
+            opened[client] = reply
+        return opened
+
+    def _train(self, round_number: int, stage: int, cohort: tuple[str, ...]) -> None:
+        self._announce(f"round {round_number}, stage {stage}: local training")
+        self._ask(
+            PhaseKey("train", round_number, stage),
+            cohort,
+            lambda client: TrainRequest(
+                **self._header(round_number, stage, client),
+                cohort=cohort,
+                catch_up=None if client in self._up_to_date else self._last_means,
+            ),
+        )
+
+    def _evaluate(
+        self, point: Moment, round_number: int, stage: int, clients: Sequence[str]
+    ) -> None:
+        self._announce(f"scoring {point.replace('_', ' ')}")
+        self._ask(
+            PhaseKey("evaluate", round_number, stage),
+            clients,
+            lambda client: EvaluateRequest(
+                **self._header(round_number, stage, client), point=point
+            ),
+        )
+
+    def _aggregate(self, round_number: int, stage: int, cohort: tuple[str, ...]) -> None:
+        if not self._agreement.method.sums(self._agreement.tasks, cohort):
+            return
+        self._announce(f"round {round_number}, stage {stage}: aggregation")
+        if not self._agreement.config.security.secure_agg:
+            self._aggregate_in_clear(round_number, stage, cohort)
+            return
+        attempts = self._agreement.config.security.max_attempts
+        for attempt in range(attempts):
+            report = self._attempt(round_number, stage, attempt, cohort)
+            self.events.reports.append(report)
+            if report.aborted is None:
+                means = {
+                    spec.id: vector_bytes(report.means[spec.id])
+                    if spec.id in report.means
+                    else None
+                    for spec in report.parameters.sums
+                    if not spec.sealed
+                }
+                self._remember(CatchUp(session=report.session, means=means), report.receipts)
+                return
+        raise FederationError(
+            f"round {round_number}, stage {stage}: the aggregation was aborted in each of "
+            f"{attempts} attempts, the last because {report.aborted}."
+        )
+
+    def _attempt(
+        self, round_number: int, stage: int, attempt: int, cohort: tuple[str, ...]
+    ) -> AggregationReport:
+        parameters = self._agreement.parameters(round_number, stage, attempt, cohort)
+        machine = AggregationServer(
+            parameters, self.identity, Entropy(), roster=self._agreement.roster
+        )
+        while not machine.done:
+            session = machine.report.session
+            phase = PhaseKey(machine.phase, round_number, stage, attempt, session)
+            with self._transport.timed(phase.name):
+                requests = machine.requests()
+            replies = self._transport.exchange(phase, requests, EXCHANGE_TIMEOUT_S)
+            present = self._without_refusals(phase, replies)
+            with self._transport.timed(phase.name):
+                machine.receive(present)
+        return machine.report
+
+    def _without_refusals(
+        self, phase: PhaseKey, replies: dict[str, bytes | None]
+    ) -> dict[str, bytes | None]:
+        """Replace signed refusals by drop-outs, and remember their reasons."""
+        agreement = self._agreement
+        for client, frame in replies.items():
+            if frame is None:
+                continue
+            try:
+                message = open_frame(frame, agreement.roster, client, agreement.run_id)
+            except FederationMessageError:
+                continue
+            if isinstance(message, Refusal):
+                self.events.refusals.append((phase, client, message.reason))
+                replies[client] = None
+        return replies
+
+    def _aggregate_in_clear(self, round_number: int, stage: int, cohort: tuple[str, ...]) -> None:
+        updates = self._ask(
+            PhaseKey("clear_update", round_number, stage),
+            cohort,
+            lambda client: ClearCall(**self._header(round_number, stage, client)),
+        )
+        with self._transport.timed("clear_deliver"):
+            replayed = self._replayed.at(round_number, stage) if self._replayed else None
+            results = aggregate_in_clear(
+                self._agreement.parameters(round_number, stage, 0, cohort),
+                {c: u for c, u in updates.items() if isinstance(u, ClearUpdate)},
+                replayed,
+            )
+        told = self._ask(
+            PhaseKey("clear_deliver", round_number, stage),
+            sorted(results),
+            lambda client: ClearDelivery(
+                **self._header(round_number, stage, client), **results[client]
+            ),
+        )
+        means = next(iter(results.values()))["means"] if results else {}
+        self._remember(CatchUp(session=bytes(32), means=means), told)
+
+    def _remember(self, means: CatchUp, told: Iterable[str]) -> None:
+        """Keep the means for whoever was not there to be told."""
+        self._last_means, self._up_to_date = means, set(told)

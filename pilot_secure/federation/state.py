@@ -1,0 +1,57 @@
+"""What a client's model consists of besides the frozen base: adapters and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor, from_numpy, nn
+
+from pilot_secure.models import MixtureConnector
+
+TensorDict = dict[str, Tensor]
+
+
+@dataclass
+class ClientState:
+    """A client's own adapters.
+
+    Attributes:
+        text_adapter: LoRA tensors of the language model, by PEFT's names.
+        connector: the current stage's connector module (None: the base model's own).
+        mixture: stage 2's connector, laid aside while stage 1 is trained again.
+        task_adapters: the newest mean of every task's adapter, as delivered by the server.
+
+    Secrecy: the client's alone; what leaves it is masked.
+    """
+
+    text_adapter: TensorDict
+    connector: nn.Module | None = None
+    mixture: MixtureConnector | None = None
+    task_adapters: dict[str, TensorDict] = field(default_factory=dict)
+
+
+def difference(current: TensorDict, start: TensorDict) -> dict[str, np.ndarray]:
+    """Return ``current - start`` by name, as float32 arrays on the CPU."""
+    return {
+        name: (tensor.detach().cpu().float() - start[name].cpu().float()).numpy()
+        for name, tensor in current.items()
+    }
+
+
+def flatten(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Concatenate the arrays in the order of their names' first appearance; shape ``[D]``."""
+    return np.concatenate([array.ravel() for array in arrays.values()])
+
+
+def add_vector(start: TensorDict, delta: np.ndarray) -> TensorDict:
+    """Return ``start`` plus the flat vector ``delta`` of shape ``[D]``, tensor by tensor."""
+    total = sum(tensor.numel() for tensor in start.values())
+    if delta.shape != (total,):
+        raise ValueError(f"vector has shape {delta.shape}: expected ({total},)")
+    result, offset = {}, 0
+    for name, tensor in start.items():
+        piece = delta[offset : offset + tensor.numel()].astype(np.float32)
+        result[name] = tensor.cpu().float() + from_numpy(piece).view(tensor.shape)
+        offset += tensor.numel()
+    return result

@@ -1,0 +1,276 @@
+"""The worker: one base model in memory, lent to one client after the other.
+
+A client is its adapters and nothing else, so a process needs the base model once however many
+clients it serves. There is one training loop, here, for every method.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from peft import PeftConfig
+from torch import Tensor, nn
+from transformers import get_cosine_schedule_with_warmup
+
+from pilot_secure.adapter_files import ConnectorDescription
+from pilot_secure.config import ModelConfig, TrainingConfig
+from pilot_secure.data import ClientData, EncodedSample, answer_batch, encode_samples
+from pilot_secure.errors import RunFolderError
+from pilot_secure.federation.state import ClientState, TensorDict
+from pilot_secure.metrics import MetricScore, score
+from pilot_secure.models import (
+    Connector,
+    ConnectorOutput,
+    FeatureCache,
+    MixtureConnector,
+    SingleConnector,
+    TwoAdapterConnector,
+    answer_losses,
+    attach_text_adapter,
+    base_connector,
+    checkpoint_path,
+    generate_answers,
+    load_base,
+    load_text_adapter_state,
+    new_adapter,
+    text_adapter_parameters,
+    text_adapter_state,
+    weighted_sum,
+)
+
+STEP_SECONDS = 0.12
+"""Expected time of a training step on the reference laptop, for the progress bar."""
+ANSWER_SECONDS = 0.004
+"""Expected time of a generated answer on the reference laptop, for the progress bar."""
+
+EpochJournal = Callable[[int, int, dict[str, float]], None]
+SecondsDone = Callable[[float], None]
+
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A client's training samples: token ids, and the vision features [n, N, C] of their images."""
+
+    encoded: list[EncodedSample]
+    features: Tensor
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+
+class Worker:
+    """Trains and scores clients on one base model.
+
+    Raises: CheckpointError if the base model cannot be loaded.
+    """
+
+    def __init__(self, model: ModelConfig, training: TrainingConfig, *, seed: int) -> None:
+        self.accelerator = Accelerator(mixed_precision=model.mixed_precision)
+        self.base_path = checkpoint_path(model.base)
+        self._config, self._training, self._seed = model, training, seed
+        base, self.processor = load_base(
+            model.base, dtype=_DTYPES[model.mixed_precision], device=self.accelerator.device
+        )
+        self.base_connector = copy.deepcopy(base_connector(base)).float()
+        self.model = attach_text_adapter(
+            base,
+            rank=model.lora_rank,
+            alpha=model.lora_alpha,
+            dropout=model.lora_dropout,
+            seed=seed,
+        )
+        self._initial = text_adapter_state(self.model)
+        self._cache = FeatureCache(self.model, self.processor)
+
+    @property
+    def lora_config(self) -> PeftConfig:
+        """The text adapter's configuration, as PEFT saves it."""
+        return self.model.peft_config["default"]
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self._seed
+
+    def initial_text_adapter(self) -> TensorDict:
+        """The text adapter that everybody starts from; it changes nothing yet (B is zero)."""
+        return {name: tensor.clone() for name, tensor in self._initial.items()}
+
+    def bare_state(self) -> ClientState:
+        """The base model without any adapter."""
+        return ClientState(text_adapter=self.initial_text_adapter())
+
+    def encode(self, dataset: Dataset) -> Samples:
+        """Tokenise a training set, and compute its vision features once."""
+        features = self._cache.features(dataset)
+        encoded = encode_samples(
+            self.processor.tokenizer,
+            dataset["instruction"],
+            dataset["answer"],
+            features.shape[1],
+        )
+        return Samples(encoded, features)
+
+    def train(
+        self,
+        state: ClientState,
+        samples: Samples,
+        *,
+        stage: int,
+        label: str,
+        journal: EpochJournal,
+        progress: SecondsDone,
+    ) -> None:
+        """Train the text adapter and the connector's own parts for the configured epochs.
+
+        The loss of a step is the mean over its samples of cross-entropy plus weighted auxiliary
+        losses. The optimiser (AdamW, cosine schedule with warm-up) starts afresh: no state is
+        carried from one stage or round to the next. ``label`` fixes the order of the samples.
+        """
+        settings = self._training
+        connector = self._put_in_place(state)
+        text = list(text_adapter_parameters(self.model).values())
+        visual = list(connector.train_own_parts().values())
+        steps = settings.epochs * math.ceil(len(samples) / settings.batch_size)
+        rate = settings.learning_rate_stage1 if stage == 1 else settings.learning_rate_stage2
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": text, "lr": rate},
+                {"params": visual, "lr": rate * settings.connector_rate_factor},
+            ],
+            weight_decay=settings.weight_decay,
+        )
+        schedule = get_cosine_schedule_with_warmup(
+            optimizer, round(settings.warmup_share * steps), steps
+        )
+        self.model.train()
+        generator = torch.Generator().manual_seed(_derived_seed(self._seed, label))
+        for epoch in range(settings.epochs):
+            totals: dict[str, list[float]] = defaultdict(list)
+            for rows in self._batches(len(samples), generator):
+                losses = self._step(connector, samples, rows, [*text, *visual], optimizer)
+                schedule.step()
+                for name, value in losses.items():
+                    totals[name].append(value)
+                progress(STEP_SECONDS)
+            means = {name: sum(values) / len(values) for name, values in totals.items()}
+            journal(epoch + 1, len(totals["total"]), means)
+        self.model.eval()
+        connector.eval().requires_grad_(False)
+        state.text_adapter = text_adapter_state(self.model)
+
+    def _batches(self, count: int, generator: torch.Generator) -> Iterator[list[int]]:
+        order = torch.randperm(count, generator=generator).tolist()
+        size = self._training.batch_size
+        return (order[start : start + size] for start in range(0, count, size))
+
+    def _step(
+        self,
+        connector: Connector,
+        samples: Samples,
+        rows: list[int],
+        parameters: list[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+    ) -> dict[str, float]:
+        settings, device = self._training, self.accelerator.device
+        weights = {
+            "difference": settings.difference_weight,
+            "load_balancing": settings.load_balancing_weight,
+            "router_z": settings.router_z_weight,
+        }
+        pad = self.processor.tokenizer.pad_token_id
+        batch = answer_batch([samples.encoded[row] for row in rows], pad).to(device)
+        features = samples.features[rows].to(device)
+        with self.accelerator.autocast():
+            output: ConnectorOutput = connector.forward_with_losses(features, weights)
+            answers = answer_losses(self.model, batch, output.image_tokens)
+            loss = (answers + weighted_sum(output.losses, weights)).mean()
+        optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        optimizer.step()
+        named = {name: float(value.detach().mean()) for name, value in output.losses.items()}
+        return {"total": float(loss.detach()), "answer": float(answers.detach().mean()), **named}
+
+    def answer(
+        self,
+        state: ClientState,
+        dataset: Dataset,
+        progress: SecondsDone = lambda seconds: None,
+    ) -> list[str]:
+        """Answer every instruction of a dataset greedily, in order."""
+        connector = self._put_in_place(state)
+        done = 0
+
+        def count(answered: int, _total: int) -> None:
+            nonlocal done
+            progress((answered - done) * ANSWER_SECONDS)
+            done = answered
+
+        with self.accelerator.autocast():
+            return generate_answers(
+                self.model,
+                self.processor,
+                connector,
+                dataset["instruction"],
+                self._cache.features(dataset),
+                max_new_tokens=self._config.max_new_tokens,
+                progress=count,
+            )
+
+    def score(
+        self, state: ClientState, data: ClientData, progress: SecondsDone = lambda seconds: None
+    ) -> MetricScore:
+        """Score a client's model on its test set by the client's metric."""
+        return score(data.metric, self.answer(state, data.test, progress), data.test)
+
+    def describe_connector(
+        self, state: ClientState
+    ) -> tuple[ConnectorDescription, Mapping[str, Tensor]]:
+        """Return what ``adapter_files.save_connector`` writes for a client's connector."""
+        connector = state.connector if state.connector is not None else self.base_connector
+        arguments: dict[str, Any] = {}
+        if isinstance(connector, MixtureConnector):
+            arguments["other_tasks"] = list(connector.other_tasks)
+        kind = "base" if connector is self.base_connector else type(connector).__name__
+        return ConnectorDescription(kind=kind, arguments=arguments), connector.state_dict()
+
+    def build_connector(self, description: ConnectorDescription) -> nn.Module:
+        """Return an untrained connector of a description, for its tensors to be loaded into.
+
+        Raises: RunFolderError for a kind that does not exist.
+        """
+        if description.kind == "base":
+            return copy.deepcopy(self.base_connector)
+        if description.kind == SingleConnector.__name__:
+            return SingleConnector(self.base_connector)
+        if description.kind == TwoAdapterConnector.__name__:
+            return TwoAdapterConnector(self.base_connector)
+        if description.kind == MixtureConnector.__name__:
+            tasks: Any = description.arguments.get("other_tasks") or []
+            adapter = new_adapter(self.base_connector)
+            return MixtureConnector(adapter, adapter, dict.fromkeys(tasks, adapter))
+        raise RunFolderError(f"connector.json: unknown connector {description.kind!r}.")
+
+    def _put_in_place(self, state: ClientState) -> Connector:
+        """Load a client's text adapter into the shared model; return its connector."""
+        load_text_adapter_state(self.model, state.text_adapter)
+        connector = state.connector if state.connector is not None else self.base_connector
+        return connector.to(self.accelerator.device)  # type: ignore[return-value]
+
+
+def _derived_seed(seed: int, label: str) -> int:
+    """Return a 63-bit seed for one client, round and stage of a run."""
+    digest = hashlib.sha256(f"{seed}/{label}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

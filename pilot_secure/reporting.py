@@ -1,0 +1,109 @@
+"""The tables that a run prints at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pilot_secure.summary import ClientSummary, Summary
+
+METRIC_LABELS = {
+    "vqa_accuracy": "accuracy %",
+    "scienceqa_accuracy": "accuracy %",
+    "ocrvqa_accuracy": "accuracy %",
+    "cider": "CIDEr",
+    "grounding_iou50": "IoU ≥ 0.5 %",
+}
+
+
+def print_report(console: Console, summary: Summary, folder: Path) -> None:
+    """Print scores, costs, drop-outs and notes of a run."""
+    console.print(scores_table(summary))
+    console.print(phases_table(summary))
+    for line in drop_out_lines(summary):
+        console.print(line, highlight=False)
+    for note in summary.notes:
+        console.print(f"note: {note}", highlight=False)
+    memory = summary.peak_memory_bytes / 2**20
+    minutes, seconds = divmod(round(summary.wall_seconds), 60)
+    console.print(
+        f"wall time {minutes} min {seconds} s, peak memory {memory:,.0f} MiB", highlight=False
+    )
+    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+
+
+def scores_table(summary: Summary) -> Table:
+    """One row a client, and the mean of each task."""
+    table = Table(title=_title(summary), box=box.SIMPLE_HEAD, title_justify="left")
+    for name in ("client", "task", "metric"):
+        table.add_column(name)
+    for name in ("samples", "before", "after local", "after aggregation"):
+        table.add_column(name, justify="right")
+    tasks = dict.fromkeys(client.task for client in summary.clients)
+    for task in tasks:
+        clients = [client for client in summary.clients if client.task == task]
+        for client in clients:
+            scores = (client.before, client.after_local, client.after_aggregation)
+            table.add_row(
+                client.client,
+                task,
+                METRIC_LABELS.get(client.metric, client.metric),
+                str(client.samples),
+                *map(_score, scores),
+            )
+        table.add_row("", f"mean of {task}", "", "", *_means(clients), style="bold")
+        table.add_section()
+    return table
+
+
+def _title(summary: Summary) -> str:
+    mode = "secure aggregation" if summary.secure_agg else "in the clear"
+    return f"{summary.method} on {summary.scenario}, seed {summary.seed}, {mode}"
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _means(clients: list[ClientSummary]) -> list[str]:
+    columns = zip(*((c.before, c.after_local, c.after_aggregation) for c in clients), strict=True)
+    means = []
+    for column in columns:
+        known = [value for value in column if value is not None]
+        means.append(_score(sum(known) / len(known) if len(known) == len(column) else None))
+    return means
+
+
+def phases_table(summary: Summary) -> Table:
+    """One row a phase: seconds, and megabytes over all clients."""
+    table = Table(title="cost of each phase", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("phase")
+    for name in ("seconds", "MB up", "MB down"):
+        table.add_column(name, justify="right")
+    for phase in summary.phases:
+        table.add_row(
+            phase.phase,
+            f"{phase.seconds:.2f}",
+            f"{phase.upload_bytes / 1e6:.3f}",
+            f"{phase.download_bytes / 1e6:.3f}",
+        )
+    table.add_section()
+    table.add_row(
+        "all",
+        f"{sum(p.seconds for p in summary.phases):.2f}",
+        f"{sum(p.upload_bytes for p in summary.phases) / 1e6:.3f}",
+        f"{sum(p.download_bytes for p in summary.phases) / 1e6:.3f}",
+    )
+    return table
+
+
+def drop_out_lines(summary: Summary) -> list[str]:
+    """One line for each client that dropped out."""
+    return [
+        f"dropped out: {d.client} before {d.phase} in round {d.round}, stage {d.stage}, "
+        f"attempt {d.attempt}"
+        for d in summary.drop_outs
+    ]

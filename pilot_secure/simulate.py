@@ -1,0 +1,74 @@
+"""Run a simulated federation: ``python -m pilot_secure.simulate --secure-agg``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from pilot_secure import command_line
+from pilot_secure.config import SimulationConfig
+from pilot_secure.run_folder import RunFolder
+
+PROGRAM = "python -m pilot_secure.simulate"
+DESCRIPTION = (
+    "Simulate a federation that tunes a LLaVA by Pilot: clients with different tasks, task "
+    "adapters averaged per task, text adapters combined with the nearest others, under secure "
+    "aggregation if asked for. Results go into a run folder."
+)
+
+
+@command_line.main
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the simulation that the command line asks for."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    config = command_line.parse(
+        SimulationConfig, arguments, program=PROGRAM, description=DESCRIPTION
+    )
+    console = Console(stderr=True)
+    command = f"{PROGRAM} {shlex.join(arguments)}".strip()
+    folder = RunFolder.create(config.run.out, config.run_name)
+    folder.write_config(config, command=command)
+    _announce(console, config, folder)
+
+    simulate(config, folder, console)
+    return 0
+
+
+def _announce(console: Console, config: SimulationConfig, folder: RunFolder) -> None:
+    console.print(
+        f"{config.federation.method} on {config.data.scenario}: {config.num_clients} clients, "
+        f"{config.federation.rounds} rounds, run folder {folder.path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if not config.security.secure_agg:
+        console.print(
+            "clear mode: the server sees every adapter; --secure-agg hides them", highlight=False
+        )
+
+
+def simulate(config: SimulationConfig, folder: RunFolder, console: Console) -> None:
+    """Run a configuration into an empty run folder and print its tables."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    from pilot_secure.progress import RunProgress
+    from pilot_secure.reporting import print_report
+    from pilot_secure.simulation import expected_seconds, prepare
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with RunProgress(expected_seconds(config), console) as progress:
+        progress.describe("loading data and model")
+        simulation = prepare(config, folder, progress)
+        with folder.recording(simulation.summary):
+            simulation.run()
+    print_report(Console(), folder.read_summary(), folder.path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,269 @@
+"""The wiring of a simulated federation: from a configuration to a finished run folder."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pilot_secure.adapter_files import save_connector, save_text_adapter
+from pilot_secure.config import SimulationConfig
+from pilot_secure.data import ClientData, build_scenario
+from pilot_secure.data.client_files import ClientFiles, SplitSettings, load_clients
+from pilot_secure.data.conversations import FileReport
+from pilot_secure.engines import InProcessTransport
+from pilot_secure.federation.agreement import Agreement
+from pilot_secure.federation.client import FederationClient
+from pilot_secure.federation.faults import FaultyTransport
+from pilot_secure.federation.journal import RunJournal
+from pilot_secure.federation.metering import MeteredTransport
+from pilot_secure.federation.methods import METHODS
+from pilot_secure.federation.recording import RecordedTransport
+from pilot_secure.federation.replay import ReplayedSelections
+from pilot_secure.federation.server import FederationServer
+from pilot_secure.federation.worker import ANSWER_SECONDS, STEP_SECONDS, Worker
+from pilot_secure.progress import RunProgress
+from pilot_secure.run_folder import RunFolder
+from pilot_secure.summary import (
+    ClientSummary,
+    DropOut,
+    Leakage,
+    PhaseSummary,
+    Summary,
+    installed_versions,
+    peak_memory_bytes,
+)
+from pilot_secure.transcript import TranscriptWriter
+from protocols import Entropy, Identity, Roster
+from protocols.identity import SERVER
+
+
+@dataclass
+class Simulation:
+    """One run: built by :func:`prepare`, carried out by :func:`run`."""
+
+    config: SimulationConfig
+    folder: RunFolder
+    clients: dict[str, FederationClient]
+    server: FederationServer
+    journal: RunJournal
+    transport: MeteredTransport
+    faults: FaultyTransport
+    worker: Worker
+    transcript: TranscriptWriter
+    reports: list[FileReport]
+    started: datetime
+    start: float = field(default_factory=time.monotonic)
+
+    def summary(self) -> Summary:
+        """Return what is known so far."""
+        config = self.config
+        return Summary(
+            status="running",
+            name=config.run_name,
+            method=config.federation.method,
+            scenario=config.data.scenario,
+            seed=config.run.seed,
+            secure_agg=config.security.secure_agg,
+            versions=installed_versions(),
+            started_utc=self.started.isoformat(timespec="seconds"),
+            wall_seconds=time.monotonic() - self.start,
+            peak_memory_bytes=peak_memory_bytes(),
+            clients=tuple(self._client_summary(client) for client in self.clients.values()),
+            phases=tuple(
+                PhaseSummary(
+                    phase=name,
+                    seconds=cost.seconds,
+                    upload_bytes=cost.bytes_up,
+                    download_bytes=cost.bytes_down,
+                )
+                for name, cost in self.transport.costs.items()
+            ),
+            drop_outs=tuple(
+                DropOut(
+                    client=client,
+                    round=phase.round,
+                    stage=phase.stage,
+                    attempt=phase.attempt,
+                    phase=phase.name,
+                )
+                for phase, client in self.faults.events
+            ),
+            leakage=Leakage(),
+            notes=tuple(self._notes()),
+        )
+
+    def _client_summary(self, client: FederationClient) -> ClientSummary:
+        scores = self.journal.scores.get(client.name, {})
+        after_local = scores.get("after_local")
+        return ClientSummary(
+            client=client.name,
+            task=client.data.task,
+            samples=client.num_samples,
+            test_samples=len(client.data.test),
+            metric=client.data.metric,
+            before=scores.get("before"),
+            after_local=after_local,
+            after_aggregation=scores.get("after_aggregation")
+            if self.server.aggregates
+            else after_local,
+        )
+
+    def _notes(self) -> list[str]:
+        notes = [
+            str(report)
+            for report in self.reports
+            if report.text_only or report.broken or report.unscorable
+        ]
+        notes += [
+            f"round {phase.round}, stage {phase.stage}, {phase.name}: {client} refused: {reason}"
+            for phase, client, reason in self.server.events.refusals
+        ]
+        return notes
+
+    def run(self) -> None:
+        """Carry the run out, sign the transcript and save the adapters."""
+        try:
+            self.server.run()
+        finally:
+            self.transcript.sign_head(self.server.identity)
+            self.transcript.close()
+        for round_number, stage in sorted(self.journal.results):
+            self.journal.write_selections(round_number, stage)
+        self._save_adapters()
+
+    def _save_adapters(self) -> None:
+        """Write every client's adapters: LoRA for plain PEFT, the connector as safetensors."""
+        for client in self.clients.values():
+            folder = self.folder.adapter_folder(client.name)
+            save_text_adapter(
+                folder,
+                self.worker.lora_config,
+                client.state.text_adapter,
+                base=self.worker.base_path,
+            )
+            description, tensors = self.worker.describe_connector(client.state)
+            save_connector(folder, description, tensors)
+
+
+def load_data(config: SimulationConfig) -> tuple[list[ClientData], list[FileReport]]:
+    """Return the clients of an embedded scenario, or of the user's own files.
+
+    Raises: DataError naming the file.
+    """
+    data = config.data
+    if data.scenario == "files":
+        files = [
+            ClientFiles(**{k: v for k, v in entry.model_dump().items()}) for entry in data.clients
+        ]
+        settings = SplitSettings(
+            test_share=data.test_share,
+            split_alpha=data.split_alpha,
+            max_broken_share=data.max_broken_share,
+            seed=config.run.seed,
+        )
+        loaded = load_clients(files, settings)
+        return loaded.clients, loaded.reports
+    clients = build_scenario(
+        data.scenario,
+        clients_per_task=data.clients_per_task,
+        samples_per_client=data.samples_per_client,
+        test_samples=data.test_samples,
+        seed=config.run.seed,
+        look_strength=data.look_strength,
+        convention_strength=data.convention_strength,
+        domain_strength=data.domain_strength,
+    )
+    return clients, []
+
+
+def prepare(config: SimulationConfig, folder: RunFolder, progress: RunProgress) -> Simulation:
+    """Build every party of the run. Raises: UsageError where data or model cannot be loaded."""
+    started = datetime.now(UTC)
+    replay = config.federation.replay_selection
+    replayed = ReplayedSelections.read(replay) if replay is not None else None
+    data, reports = load_data(config)
+    worker = Worker(config.model, config.training, seed=config.run.seed)
+    method = METHODS[config.federation.method](
+        config, tasks=tuple(dict.fromkeys(d.task for d in data))
+    )
+    entropy = Entropy()
+    identities = [Identity.generate(client.name, entropy) for client in data]
+    server_identity = Identity.generate(SERVER, entropy)
+    roster = Roster.of(server_identity, identities)
+    folder.write_json("roster.json", roster)
+    agreement = Agreement(
+        run_id=f"run-{secrets.token_hex(8)}",
+        config=config,
+        method=method,
+        tasks={client.name: client.task for client in data},
+        roster=roster,
+        vector_lengths={
+            name: sum(tensor.numel() for tensor in tensors.values())
+            for name, tensors in method.start(worker).items()
+        },
+        max_samples=max_samples(config, data),
+    )
+    journal = RunJournal(folder, progress)
+    clients = {
+        identity.name: FederationClient(identity, agreement, client, method, worker, journal)
+        for identity, client in zip(identities, data, strict=True)
+    }
+    faults = FaultyTransport(
+        InProcessTransport({name: client.handle for name, client in clients.items()}),
+        schedule=config.security.dropouts,
+        probability=config.security.dropout_probability,
+        seed=config.run.seed,
+    )
+    transcript = TranscriptWriter(folder.path, keep_payloads=config.security.keep_payloads)
+    transport = MeteredTransport(RecordedTransport(faults, transcript))
+    server = FederationServer(
+        server_identity, agreement, transport, replayed=replayed, announce=progress.describe
+    )
+    return Simulation(
+        config,
+        folder,
+        clients,
+        server,
+        journal,
+        transport,
+        faults,
+        worker,
+        transcript,
+        reports,
+        started,
+    )
+
+
+def max_samples(config: SimulationConfig, data: list[ClientData]) -> int:
+    """Return the public bound V on sample counts.
+
+    ``auto`` is a power of two that holds the largest client: 1 bit of what the simulator knows.
+    """
+    configured = config.security.max_samples
+    if configured != "auto":
+        return configured
+    largest = max(len(client.train) for client in data)
+    return 1 << (largest - 1).bit_length() if largest > 1 else 1
+
+
+def expected_seconds(config: SimulationConfig) -> float:
+    """Return the expected time of a run on the reference laptop, for its progress bar.
+
+    The sizes of the user's own files are not known before they are read: a hundred samples a
+    client are assumed.
+    """
+    data, training, federation = config.data, config.training, config.federation
+    own_files = data.scenario == "files"
+    samples = 100 if own_files else data.samples_per_client
+    tests = 25 if own_files else data.test_samples
+    stages = federation.rounds
+    if federation.method == "pilot" and federation.schedule == "both_stages":
+        stages *= 2
+    steps = stages * training.epochs * math.ceil(samples / training.batch_size)
+    scorings = 3 if federation.evaluate == "last" else 1 + 2 * federation.rounds
+    trained = config.cohort_size * steps * STEP_SECONDS
+    answered = config.num_clients * scorings * tests * ANSWER_SECONDS
+    return trained + answered
