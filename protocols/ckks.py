@@ -166,11 +166,15 @@ class Ring:
         stream = self._ciphertext_stream(self.key_level, body, seed)
         return _load(seal.PublicKey, self.context, stream)
 
+    def plaintext(self, residues: Residues) -> Any:
+        """The plaintext of scale 1 with these [data primes, N] residues in NTT form."""
+        body = struct.pack("<4QQd", *self.data_level, residues.size, 1.0) + self._array(residues)
+        return _load(seal.Plaintext, self.context, self._wrap(body))
+
     def constant_plaintext(self, value: int) -> Any:
         """The constant polynomial ``value`` modulo q, as a plaintext of scale 1."""
-        rows = np.array([[value % prime] * self.degree for prime in self.data_primes], np.uint64)
-        body = struct.pack("<4QQd", *self.data_level, rows.size, 1.0) + self._array(rows)
-        return _load(seal.Plaintext, self.context, self._wrap(body))
+        columns = np.array([[value % prime] for prime in self.data_primes], np.uint64)
+        return self.plaintext(np.repeat(columns, self.degree, axis=1))
 
     # Encoding and reading
 
@@ -183,7 +187,7 @@ class Ring:
     def residues(self, source: Any, num_polynomials: int, num_primes: int) -> Residues:
         """Read [num_polynomials, num_primes, N] residues out of a SEAL object, one by one."""
         size = num_polynomials * num_primes * self.degree
-        flat = np.fromiter(map(source.__getitem__, range(size)), np.uint64, size)
+        flat: Residues = np.fromiter(map(source.__getitem__, range(size)), np.uint64, size)
         return flat.reshape(num_polynomials, num_primes, self.degree)
 
     # Arithmetic
@@ -319,7 +323,8 @@ class SecretKey:
         _guarded(self._decryptor.decrypt, moved, product)
         _guarded(ring.evaluator.sub_plain_inplace, moved, product)
         _guarded(ring.evaluator.add_plain_inplace, moved, noisy)
-        return ring.residues(moved, 1, count)[0]
+        body: Residues = ring.residues(moved, 1, count)[0]
+        return body
 
     def decrypt_constant(self, constant: int, second: Residues) -> int:
         """Open what :meth:`Ring.extract_constant` kept: the centred constant coefficient."""

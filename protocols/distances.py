@@ -224,7 +224,7 @@ class DistanceParty:
         except CkksError as error:
             raise BadDistance(sender, _PHASE, str(error)) from error
         divisor = math.prod(self._ring.data_primes[1:])
-        half = coefficient * divisor / 2.0**self._parameters.result_scale_bits
+        half = coefficient * divisor / math.exp2(self._parameters.result_scale_bits)
         squared = 2 * half + float(self._vector @ self._vector)
         return released(squared, float(np.linalg.norm(self._vector)), self._parameters, sender) * (
             self._norm_bound**2
@@ -239,7 +239,9 @@ class DistanceParty:
         return self._operands
 
     def _flooded_half_norm(self) -> int:
-        scaled = float(self._vector @ self._vector) / 2 * 2.0**self._parameters.result_scale_bits
+        scaled = (
+            float(self._vector @ self._vector) / 2 * math.exp2(self._parameters.result_scale_bits)
+        )
         return round(scaled) + uniform_flood(self._entropy, self._parameters.flood_width_bits)
 
     def _header(self, kind: int) -> bytes:

@@ -96,7 +96,7 @@ class ParameterSet:
         Every data prime contributes a digit below its size times an error, divided by p.
         Source: Kim, Polyakov, Zucca (2021), section 3.2, GHS/BV hybrid with one prime per digit.
         """
-        digits = sum(4.0**bits for bits in self.prime_bits[:-1])
+        digits = math.fsum(4.0**bits for bits in self.prime_bits[:-1])
         special = 2.0 ** self.prime_bits[-1]
         return ERROR_SIGMA * math.sqrt(self.degree * digits / 12) / special
 
@@ -108,7 +108,7 @@ class ParameterSet:
     @property
     def exact_error_bound(self) -> float:
         """Bound on the error of a squared distance without flooding, in units of B²."""
-        noise = self.noise_bound / 2.0**self.result_scale_bits
+        noise = self.noise_bound / math.exp2(self.result_scale_bits)
         operand_rounding = math.sqrt(self.degree / 24) / 2.0**self.operand_scale_bits
         if self.trust == "peer":
             return 2 * (noise + TAIL * operand_rounding)
@@ -202,3 +202,45 @@ def parameter_set(name: str, trust: Trust) -> ParameterSet:
         raise ParameterError(f"CKKS set {name} is for {found.trust} trust, not {trust}")
     found.check()
     return found
+
+
+@dataclass(frozen=True)
+class DistanceLeakage:
+    """What encrypted distances of one aggregation can tell at most, for the leakage report.
+
+    ``functionals_per_victim`` linear functionals of one client's sketch, each to
+    ``malicious_bits_each`` bits, if every colluder chooses its upload freely; if colluders follow
+    the protocol, as many squared distances, each to ``honest_bits_each`` bits.
+    ``malicious_bits_per_victim`` and ``malicious_bits_in_all`` add these up.
+    """
+
+    functionals_per_victim: int
+    malicious_bits_each: float
+    honest_bits_each: float
+    malicious_bits_per_victim: float
+    malicious_bits_in_all: float
+
+
+def distance_leakage(name: str, num_clients: int, num_colluders: int) -> DistanceLeakage:
+    """The most that ``num_colluders`` of ``num_clients`` clients learn in one aggregation.
+
+    Peer trust: each ordered pair is answered once, so a victim answers each colluder once. Key
+    holder: a colluder learns its row of distances and a malicious one what its own public-key
+    upload makes of them, under the same flooding. Nothing adds up beyond this, because keys,
+    sketch and flooding are fresh in every aggregation; repeated aggregations of equal vectors do
+    add up.
+
+    Raises:
+        ParameterError: unknown set, or not fewer colluders than clients.
+    """
+    parameters = PARAMETER_SETS.get(name)
+    if parameters is None or not 0 <= num_colluders < num_clients:
+        raise ParameterError(f"leakage of {num_colluders} among {num_clients} under {name!r}")
+    per_victim = num_colluders * parameters.leakage_bits
+    return DistanceLeakage(
+        functionals_per_victim=num_colluders,
+        malicious_bits_each=parameters.leakage_bits,
+        honest_bits_each=math.log2(4 / parameters.resolution),
+        malicious_bits_per_victim=per_victim,
+        malicious_bits_in_all=per_victim * (num_clients - num_colluders),
+    )
