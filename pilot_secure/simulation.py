@@ -85,7 +85,7 @@ class Simulation:
                 DropOut(
                     client=client,
                     round=phase.round,
-                    stage=phase.stage,
+                    stage=phase.stage,  # type: ignore[arg-type]
                     attempt=phase.attempt,
                     phase=phase.name,
                 )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from pilot_secure.data import ClientData
 from pilot_secure.engines import PhaseKey
@@ -100,7 +103,7 @@ class FederationClient:
             return self._seal(phase, Refusal, reason=str(error)[:1000])
 
     def _seal(
-        self, place: PhaseKey | FederationMessage, kind: type[FederationMessage], **fields: object
+        self, place: PhaseKey | FederationMessage, kind: type[FederationMessage], **fields: Any
     ) -> bytes:
         message = kind(
             run_id=self._agreement.run_id,
@@ -157,7 +160,7 @@ class FederationClient:
         self._journal.score(self.name, request.round, request.stage, request.point, score)
         return self._seal(request, Done)
 
-    def _upload(self) -> dict[str, dict[str, object]]:
+    def _upload(self) -> dict[str, dict[str, np.ndarray]]:
         vectors = self._method.upload(self.state)
         return {name: difference(vectors[name], self._start[name]) for name in vectors}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pilot_secure.engines import PhaseKey
 from pilot_secure.errors import UsageError
@@ -99,7 +100,7 @@ class FederationServer:
         generator = random.Random(f"cohort/{config.run.seed}/{round_number}")
         return tuple(sorted(generator.sample(everybody, config.cohort_size)))
 
-    def _header(self, round_number: int, stage: int, client: str) -> dict[str, object]:
+    def _header(self, round_number: int, stage: int, client: str) -> dict[str, Any]:
         return {
             "run_id": self._agreement.run_id,
             "round": round_number,
@@ -117,7 +118,8 @@ class FederationServer:
         """Send one message to each client; return the replies of those that answered."""
         requests = {client: seal(message(client), self.identity) for client in clients}
         replies = self._transport.exchange(phase, requests, EXCHANGE_TIMEOUT_S)
-        agreement, opened = self._agreement, {}
+        agreement = self._agreement
+        opened: dict[str, FederationMessage] = {}
         for client, frame in replies.items():
             if frame is None:
                 continue

@@ -1,0 +1,1 @@
+"""The federation: server, clients, methods, and the aggregation between them."""
