@@ -157,14 +157,35 @@ class Ring:
         return _load(seal.Ciphertext, self.context, stream)
 
     def plain_ciphertext(self, polynomials: Residues) -> Any:
-        """A ciphertext at the last level from [2, 1, N] residues in NTT form."""
-        stream = self._ciphertext_stream(self.last_level, polynomials, None)
-        return _load(seal.Ciphertext, self.context, stream)
+        """A ciphertext from [2, primes, N] residues in NTT form: one prime or all data primes."""
+        single = polynomials.shape[1] == 1
+        level = self.last_level if single else self.data_level
+        return _load(
+            seal.Ciphertext, self.context, self._ciphertext_stream(level, polynomials, None)
+        )
 
     def seeded_public_key(self, body: Residues, seed: bytes) -> Any:
         """The public key (body, expand(seed)); body [all primes, N] in NTT form."""
         stream = self._ciphertext_stream(self.key_level, body, seed)
         return _load(seal.PublicKey, self.context, stream)
+
+    def switching_keys(self, bodies: Residues, seeds: list[bytes], conjugation: bool) -> Any:
+        """Keys that switch s² (relinearisation) or the conjugate of s back to s.
+
+        ``bodies`` [digits, all primes, N], each over its own expanded seed.
+        """
+        digits = b"".join(
+            self._wrap_ciphertext(body, seed) for body, seed in zip(bodies, seeds, strict=True)
+        )
+        index = self.degree - 1 if conjugation else 0
+        empty = struct.pack("<Q", 0) * index
+        head = struct.pack("<4QQ", *self.key_level, index + 1)
+        body = head + empty + struct.pack("<Q", len(seeds)) + digits
+        kind = seal.GaloisKeys if conjugation else seal.RelinKeys
+        return _load(kind, self.context, self._wrap(body))
+
+    def _wrap_ciphertext(self, body: Residues, seed: bytes) -> bytes:
+        return self._ciphertext_stream(self.key_level, body, seed)
 
     def plaintext(self, residues: Residues) -> Any:
         """The plaintext of scale 1 with these [data primes, N] residues in NTT form."""
@@ -233,6 +254,41 @@ class Ring:
         _guarded(self.evaluator.transform_from_ntt, total, coefficients)
         return int(coefficients[0]), self.residues(total, 2, 1)[1]
 
+    def public_encrypt(self, public_key: Any, plaintext: Any) -> Residues:
+        """A fresh public-key encryption as [2, data primes, N] residues."""
+        fresh = seal.Ciphertext()
+        encryptor = _guarded(seal.Encryptor, self.context, public_key)
+        _guarded(encryptor.encrypt, plaintext, fresh)
+        return self.residues(fresh, 2, len(self.data_primes))
+
+    def conjugate(self, ciphertext: Any, conjugation_keys: Any) -> Any:
+        """A ciphertext of the conjugated slots."""
+        result = seal.Ciphertext()
+        _guarded(self.evaluator.complex_conjugate, ciphertext, conjugation_keys, result)
+        return result
+
+    def squared_distance(
+        self, left: list[tuple[Any, Any]], right: list[tuple[Any, Any]], relinearisation_keys: Any
+    ) -> Any:
+        """Σ over chunks and slots' places of |left - right|²: one relinearisation at the end.
+
+        Each chunk comes as (ciphertext, its conjugate). Deterministic: equal inputs give equal
+        residues, so that another party can repeat it.
+        """
+        difference, conjugated, product = seal.Ciphertext(), seal.Ciphertext(), seal.Ciphertext()
+        total: Any = None
+        for (a, a_conjugate), (b, b_conjugate) in zip(left, right, strict=True):
+            _guarded(self.evaluator.sub, a, b, difference)
+            _guarded(self.evaluator.sub, a_conjugate, b_conjugate, conjugated)
+            if total is None:
+                total = seal.Ciphertext()
+                _guarded(self.evaluator.multiply, difference, conjugated, total)
+            else:
+                _guarded(self.evaluator.multiply, difference, conjugated, product)
+                _guarded(self.evaluator.add_inplace, total, product)
+        _guarded(self.evaluator.relinearize_inplace, total, relinearisation_keys)
+        return total
+
     # Start-up check
 
     def _self_check(self) -> None:
@@ -294,14 +350,30 @@ class SecretKey:
         return f"SecretKey({self._ring.parameters.name}, hidden)"
 
     def public_key_body(self, seed: bytes) -> Residues:
-        """First half of a public key whose second half is expand(seed): [all primes, N].
+        """First half of a public key whose second half is expand(seed): [all primes, N]."""
+        fresh = seal.Ciphertext()
+        _guarded(self._encryptor.encrypt_zero_symmetric, self._ring.key_level, fresh)
+        return self._rebased(fresh, seed)
 
-        SEAL encrypts zero as (b', a') with b' = -a's - e; moving it onto a = expand(seed) gives
-        b = b' + (a' - a) s with the same error e.
+    def switching_key_bodies(self, seeds: list[bytes], conjugation: bool) -> Residues:
+        """First halves of switching keys over expanded seeds: [digits, all primes, N]."""
+        if conjugation:
+            keys, index = seal.GaloisKeys(), self._ring.degree - 1
+            element = 2 * self._ring.degree - 1
+            _guarded(self._generator.create_galois_keys, [element], keys)
+        else:
+            keys, index = seal.RelinKeys(), 0
+            _guarded(self._generator.create_relin_keys, keys)
+        digits = keys.data(index)
+        rows = [self._rebased(key.data(), seed) for key, seed in zip(digits, seeds, strict=True)]
+        return np.stack(rows)
+
+    def _rebased(self, fresh: Any, seed: bytes) -> Residues:
+        """Move a key-level encryption (b', a') onto a = expand(seed), keeping its error.
+
+        b' = m - a' s - e, so b' + (a' - a) s = m - a s - e is the first half over a.
         """
         ring, primes = self._ring, self._ring.primes
-        fresh = seal.Ciphertext()
-        _guarded(self._encryptor.encrypt_zero_symmetric, ring.key_level, fresh)
         body, uniform = ring.residues(fresh, 2, len(primes))
         empty = np.zeros((len(primes), ring.degree), np.uint64)
         expanded = ring.seeded_public_key(empty, seed)  # keep it: data() is a view into it

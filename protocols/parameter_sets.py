@@ -28,6 +28,9 @@ MAX_MODULUS_BITS_128 = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32
 Source: Albrecht et al., Homomorphic Encryption Standard (2018), Table 1.
 """
 
+ENCODING_ERROR = 2.0**-40
+"""Allowance for double precision in SEAL's encoder and in sums of squares."""
+
 Trust = Literal["peer", "key_holder"]
 
 
@@ -78,17 +81,17 @@ class ParameterSet:
         """Bound on the result coefficient's noise before flooding, honest participants.
 
         Peer: every upload error meets a plaintext of norm at most Δy sqrt(2/N). Key holder: the
-        errors of a difference of two public-key encryptions meet that difference twice, and its
-        norm is at most 2. Both: one public-key encryption and one modulus switch, each about
+        errors of a difference of two uploads, and of its conjugate, meet that difference, whose
+        norm is at most 2. Both: public-key encryptions and modulus switches, each about
         sqrt(N/18) from rounding against a ternary secret.
         """
         rounding = math.sqrt(self.degree / 18 + 1)
-        operand = 2.0**self.operand_scale_bits * math.sqrt(2 / self.degree)
+        operand = math.ldexp(math.sqrt(2 / self.degree), self.operand_scale_bits)
         if self.trust == "peer":
             return TAIL * (ERROR_SIGMA * operand + 2 * rounding)
-        per_upload = rounding + 1
-        squares = 2 * per_upload * math.sqrt(2) * 2 * operand
-        return TAIL * (squares + self._switching_noise() + 2 * rounding)
+        switched = math.hypot(rounding, rounding, self._switching_noise())
+        products = 2 * operand * math.sqrt(2) * (rounding + switched)
+        return TAIL * (products + self._switching_noise() + 2 * rounding)
 
     def _switching_noise(self) -> float:
         """Standard deviation that one relinearisation adds to a coefficient (hybrid, one p).
@@ -109,10 +112,10 @@ class ParameterSet:
     def exact_error_bound(self) -> float:
         """Bound on the error of a squared distance without flooding, in units of B²."""
         noise = self.noise_bound / math.exp2(self.result_scale_bits)
-        operand_rounding = math.sqrt(self.degree / 24) / 2.0**self.operand_scale_bits
-        if self.trust == "peer":
-            return 2 * (noise + TAIL * operand_rounding)
-        return noise + TAIL * 4 * math.sqrt(2) * operand_rounding
+        if self.trust == "key_holder":
+            return noise + ENCODING_ERROR
+        operand_rounding = math.ldexp(math.sqrt(self.degree / 24), -self.operand_scale_bits)
+        return 2 * (noise + TAIL * operand_rounding) + ENCODING_ERROR
 
     @property
     def resolution(self) -> float:
@@ -129,9 +132,12 @@ class ParameterSet:
     def leakage_bits(self) -> float:
         """The most that the opener of one result learns beyond noise, in bits.
 
-        A malicious opener may choose its upload freely, so the result is any one linear
+        Peer: a malicious opener may choose its upload freely, so the result is any one linear
         functional modulo q under uniform flooding of 2^(w+1) values: log2(q) - w - 1 bits.
+        Key holder: a range-checked number on the grid of the resolution, whatever was uploaded.
         """
+        if self.trust == "key_holder":
+            return math.log2(4 / self.resolution + 2)
         return self.data_bits - self.flood_width_bits - 1
 
     @property
@@ -183,6 +189,7 @@ class ParameterSet:
 _ALL = (
     ParameterSet("peer-4096", 1, "peer", 4096, (40, 48, 21), 69, 27),
     ParameterSet("peer-8192", 2, "peer", 8192, (56, 56, 24), 89, 32),
+    ParameterSet("holder-8192", 3, "key_holder", 8192, (48, 48, 48, 56), 76, 76),
 )
 
 PARAMETER_SETS: dict[str, ParameterSet] = {parameters.name: parameters for parameters in _ALL}

@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import tenseal.sealapi as seal
 
 from protocols import distances
 from protocols.ckks import Ring, SecretKey, _load, ring_for
+from protocols.distance_frames import DIGEST_BYTES, HEADER_BYTES, SEED_BYTES, close_frame
+from protocols.distance_values import Vector
 from protocols.distances import DistanceParty
 from protocols.entropy import Entropy
 from protocols.parameter_sets import PARAMETER_SETS
@@ -27,20 +28,20 @@ PARAMETERS_DROPPED = ring_for(PARAMETERS).primes[1]
 CHANCE = 0.1  # six standard deviations at 4096 numbers
 
 
-def _vector(seed: int, length: int = LENGTH, norm: float = 1.0) -> npt.NDArray[np.float64]:
+def _vector(seed: int, length: int = LENGTH, norm: float = 1.0) -> Vector:
     vector = np.random.default_rng(seed).standard_normal(length)
     return vector * norm / float(np.linalg.norm(vector))
 
 
-def _party(vector: npt.NDArray[np.float64]) -> DistanceParty:
+def _party(vector: Vector) -> DistanceParty:
     return DistanceParty(vector, PARAMETERS.name, 1.0, Entropy())
 
 
-def _correlation(guess: npt.NDArray[np.float64], victim: npt.NDArray[np.float64]) -> float:
+def _correlation(guess: Vector, victim: Vector) -> float:
     return abs(float(np.corrcoef(guess, victim)[0, 1]))
 
 
-def _numbers(ring: Ring, polynomial: Residues) -> npt.NDArray[np.float64]:
+def _numbers(ring: Ring, polynomial: Residues) -> Vector:
     """The numbers that a polynomial of conjugated, negated slots stands for, up to a factor."""
     decoded = seal.CKKSEncoder(ring.context).decode_complex(ring.plaintext(polynomial))
     slots = -np.conj(np.array(decoded))
@@ -116,14 +117,15 @@ def test_choosing_the_uniform_half(protected: bool) -> None:
 
 def _emptied_upload(party: DistanceParty) -> bytes:
     """An upload in the wire form whose every freely chosen residue is zero."""
-    content = party.upload()[: -distances._DIGEST_BYTES]
-    fixed = distances._HEADER.size + distances._SEED_BYTES
-    return distances._sealed(content[:fixed] + bytes(len(content) - fixed))
+    framed = party.upload()
+    head, content = framed[:HEADER_BYTES], framed[HEADER_BYTES:-DIGEST_BYTES]
+    emptied = content[:SEED_BYTES] + bytes(len(content) - SEED_BYTES)
+    return close_frame(head, emptied)
 
 
 def _slots_at_last_level(
     ring: Ring, polynomials: Residues, secret: SecretKey | None = None
-) -> npt.NDArray[np.float64]:
+) -> Vector:
     """Numbers in all slots of a last-level ciphertext, decrypted if there is a key.
 
     Without one, the first polynomial is taken for the plaintext.
@@ -171,12 +173,10 @@ class _Planted(DistanceParty):
     def coefficient(self, reply: bytes) -> int:
         """The opened number before rounding and range check."""
         assert self._secret is not None
-        return self._secret.decrypt_constant(*self._parse_reply(reply, "victim"))
+        return self._secret.decrypt_constant(*self._parse_reply(reply, reply[10:42], "victim"))
 
 
-def _planted_difference(
-    victim_vector: npt.NDArray[np.float64], own: npt.NDArray[np.float64]
-) -> int:
+def _planted_difference(victim_vector: Vector, own: Vector) -> int:
     """Two queries that differ by a plant far below the flooding."""
     values = []
     for plant in (0.0, 2.0**48):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from protocols import distances
 from protocols.ckks import Ring
+from protocols.distance_values import released
 from protocols.distances import DistanceParty, NormBoundExceeded, reply_length, upload_length
 from protocols.entropy import DeterministicEntropy, Entropy
 from protocols.errors import BadDistance, InputError, LocalProtocolError, ParameterError
@@ -271,8 +272,8 @@ def test_impossible_distances_are_refused() -> None:
     parameters = PARAMETER_SETS[SET]
     for squared, norm in ((-0.01, 0.5), (2.3, 0.5), (0.2, 1.5)):
         with pytest.raises(BadDistance, match="impossible"):
-            distances.released(squared, norm, parameters, "client-03")
-    assert distances.released(-parameters.error_bound / 2, 0.5, parameters, "") == 0.0
+            released(squared, norm, parameters, "client-03")
+    assert released(-parameters.error_bound / 2, 0.5, parameters, "") == 0.0
 
 
 # The leakage report
