@@ -19,6 +19,15 @@ METRIC_LABELS = {
 }
 
 
+REPORT_WIDTH = 100
+
+
+def report_console() -> Console:
+    """Return standard output; where it is no terminal, wide enough for the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=REPORT_WIDTH)
+
+
 def print_report(console: Console, summary: Summary, folder: Path) -> None:
     """Print scores, costs, drop-outs and notes of a run."""
     console.print(scores_table(summary))
@@ -39,9 +48,9 @@ def scores_table(summary: Summary) -> Table:
     """One row a client, and the mean of each task."""
     table = Table(title=_title(summary), box=box.SIMPLE_HEAD, title_justify="left")
     for name in ("client", "task", "metric"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for name in ("samples", "before", "after local", "after aggregation"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     tasks = dict.fromkeys(client.task for client in summary.clients)
     for task in tasks:
         clients = [client for client in summary.clients if client.task == task]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from rich.console import Console
 
 from pilot_secure import command_line
 from pilot_secure.config import SimulationConfig
+from pilot_secure.libraries import quieten_libraries
 from pilot_secure.run_folder import RunFolder
 
 PROGRAM = "python -m pilot_secure.simulate"
@@ -33,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = RunFolder.create(config.run.out, config.run_name)
     folder.write_config(config, command=command)
     _announce(console, config, folder)
-
     simulate(config, folder, console)
     return 0
 
@@ -53,21 +52,17 @@ def _announce(console: Console, config: SimulationConfig, folder: RunFolder) -> 
 
 def simulate(config: SimulationConfig, folder: RunFolder, console: Console) -> None:
     """Run a configuration into an empty run folder and print its tables."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging as transformers_logging
-
     from pilot_secure.progress import RunProgress
-    from pilot_secure.reporting import print_report
+    from pilot_secure.reporting import print_report, report_console
     from pilot_secure.simulation import expected_seconds, prepare
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quieten_libraries()
     with RunProgress(expected_seconds(config), console) as progress:
         progress.describe("loading data and model")
         simulation = prepare(config, folder, progress)
         with folder.recording(simulation.summary):
             simulation.run()
-    print_report(Console(), folder.read_summary(), folder.path)
+    print_report(report_console(), folder.read_summary(), folder.path)
 
 
 if __name__ == "__main__":
