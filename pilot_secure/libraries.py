@@ -1,4 +1,4 @@
-"""Settings of the libraries underneath that a command line wants: quiet, and no needless threads."""
+"""Settings of the libraries underneath that a command line wants."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ METRIC_LABELS = {
     "scienceqa_accuracy": "accuracy %",
     "ocrvqa_accuracy": "accuracy %",
     "cider": "CIDEr",
-    "grounding_iou50": "IoU ≥ 0.5 %",
+    "grounding_iou50": "IoU@0.5 %",
 }
 
 
@@ -49,7 +49,7 @@ def scores_table(summary: Summary) -> Table:
     table = Table(title=_title(summary), box=box.SIMPLE_HEAD, title_justify="left")
     for name in ("client", "task", "metric"):
         table.add_column(name, no_wrap=True)
-    for name in ("samples", "before", "after local", "after aggregation"):
+    for name in ("samples", "before", "after\nlocal", "after\naggr."):
         table.add_column(name, justify="right", no_wrap=True)
     tasks = dict.fromkeys(client.task for client in summary.clients)
     for task in tasks:
@@ -63,7 +63,7 @@ def scores_table(summary: Summary) -> Table:
                 str(client.samples),
                 *map(_score, scores),
             )
-        table.add_row("", f"mean of {task}", "", "", *_means(clients), style="bold")
+        table.add_row("mean", task, "", "", *_means(clients), style="bold")
         table.add_section()
     return table
 
