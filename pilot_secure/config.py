@@ -10,15 +10,41 @@ named in the descriptions where they differ.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pilot_secure.metrics import METRICS
+from protocols.identity import NAME_PATTERN, SERVER
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 EMBEDDED_TASKS = 3
+LONGEST_NAME = 56
+"""Of a client or task: `text.<client>-<number>` is a name of the protocol, at most 64 long."""
+
+
+def _party_name(name: str) -> str:
+    """Names go into messages and file names. Raises: ValueError, saying what was expected."""
+    if not re.fullmatch(NAME_PATTERN, name) or len(name) > LONGEST_NAME or name == SERVER:
+        raise ValueError(
+            "lower-case letters, digits, `.`, `_` or `-`, beginning with a letter or a digit, "
+            f"at most {LONGEST_NAME} characters, other than `{SERVER}`"
+        )
+    return name
+
+
+def _metric_name(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(f"one of {', '.join(METRICS)}")
+    return name
+
+
+PartyName = Annotated[str, AfterValidator(_party_name)]
+MetricName = Annotated[str, AfterValidator(_metric_name)]
 
 
 class Section(BaseModel):
@@ -28,19 +54,25 @@ class Section(BaseModel):
 
 
 class ClientFilesConfig(Section):
-    """One client's own data (YAML only): LLaVA conversation JSON and a folder of images."""
+    """One client's own data (YAML only): LLaVA conversation JSON and a folder of images.
 
-    name: str | None = Field(None, description="client id; default client-01, client-02, …")
-    task: str = Field(description="task the client belongs to; adapters are averaged per task")
-    metric: Literal[
-        "vqa_accuracy", "scienceqa_accuracy", "ocrvqa_accuracy", "cider", "grounding_iou50"
-    ] = Field(description="how answers are scored")
+    Paths are relative to the working directory.
+    """
+
+    name: PartyName | None = Field(None, description="client id; default client-01, client-02, …")
+    task: PartyName = Field(
+        description="task the client belongs to; adapters are averaged per task"
+    )
+    metric: MetricName = Field(description="how answers are scored")
     train: Path = Field(description="LLaVA conversation JSON to train on")
     test: Path | None = Field(None, description="JSON to score on; default: part of `train`")
     images: Path = Field(description="folder that image paths are relative to")
     split_into: PositiveInt = Field(1, description="number of clients this file is divided among")
     split_by: str | None = Field(
         None, description="key of the rows that a Dirichlet split groups by; default: IID"
+    )
+    box_order: Literal["xyxy", "yxyx"] = Field(
+        "xyxy", description="order in which answers give the corners of a box"
     )
 
 

@@ -155,9 +155,7 @@ def load_data(config: SimulationConfig) -> tuple[list[ClientData], list[FileRepo
     """
     data = config.data
     if data.scenario == "files":
-        files = [
-            ClientFiles(**{k: v for k, v in entry.model_dump().items()}) for entry in data.clients
-        ]
+        files = [ClientFiles(**entry.model_dump()) for entry in data.clients]
         settings = SplitSettings(
             test_share=data.test_share,
             split_alpha=data.split_alpha,

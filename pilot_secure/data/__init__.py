@@ -9,12 +9,11 @@ from pilot_secure.data.collate import (
     prompt_batch,
 )
 from pilot_secure.data.scenarios import SCENARIOS, build_scenario
-from pilot_secure.data.schema import COLUMNS, METRICS, ClientData, client_name
+from pilot_secure.data.schema import COLUMNS, ClientData, client_name
 
 __all__ = [
     "COLUMNS",
     "IGNORED",
-    "METRICS",
     "SCENARIOS",
     "AnswerBatch",
     "ClientData",

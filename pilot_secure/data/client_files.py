@@ -69,10 +69,12 @@ def load_clients(files: Sequence[ClientFiles], settings: SplitSettings) -> Loade
     """Read, check and divide the users' files.
 
     Clients are called `name` (`name-1`, `name-2`, … where a file is divided) or client-NN by
-    their position. Images stay files, decoded when read and as they are: pad them with
-    `data.images.expand_to_square` before a model sees them.
-    Raises: DataError, naming the file, if it cannot be read or divided.
+    their position. Images stay files, decoded when read and as they are; `models.pixel_values`
+    pads them.
+    Raises: DataError, naming the file, if it cannot be read or divided, or naming the client if
+    two would be called alike.
     """
+    names = client_names(files)
     loaded = LoadedClients([])
     for index, entry in enumerate(files):
         rng = np.random.default_rng([settings.seed, index])
@@ -82,13 +84,28 @@ def load_clients(files: Sequence[ClientFiles], settings: SplitSettings) -> Loade
         if entry.test is not None:
             fixed_test, report = _read(entry, entry.test, settings)
             loaded.reports.append(report)
-        for part, groups in enumerate(divide(entry, _by_image(samples), settings, rng), start=1):
-            name = entry.name or client_name(len(loaded.clients) + 1)
-            if entry.name and entry.split_into > 1:
-                name = f"{entry.name}-{part}"
+        for groups in divide(entry, _by_image(samples), settings, rng):
+            name = names[len(loaded.clients)]
             train, test = _hold_out(entry, groups, fixed_test, settings.test_share, rng)
             loaded.clients.append(_client(name, entry, train, test))
     return loaded
+
+
+def client_names(files: Sequence[ClientFiles]) -> list[str]:
+    """The names of all clients, in order. Raises: DataError if two are alike."""
+    names: list[str] = []
+    for entry in files:
+        for part in range(1, entry.split_into + 1):
+            name = entry.name or client_name(len(names) + 1)
+            if entry.name and entry.split_into > 1:
+                name = f"{entry.name}-{part}"
+            if name in names:
+                raise DataError(
+                    f"data.clients: two clients would be called `{name}`, expected a `name` of "
+                    "its own for each entry."
+                )
+            names.append(name)
+    return names
 
 
 def _read(

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from datasets import Dataset, Features, Image, List, Value
 
-METRICS = ("vqa_accuracy", "scienceqa_accuracy", "ocrvqa_accuracy", "cider", "grounding_iou50")
-
 # instruction: the human turn without <image>. answer: what is trained on. references: what is
 # scored against. box: (x1, y1, x2, y2) relative to the image padded to a square, for grounding
 # only; box_order: the order in which the *answer* gives it, "xyxy" or "yxyx".
@@ -29,7 +27,8 @@ COLUMNS = Features(
 class ClientData:
     """One client's samples.
 
-    ``train`` and ``test`` have the columns of ``COLUMNS``; ``metric`` is one of ``METRICS``.
+    ``train`` and ``test`` have the columns of ``COLUMNS``; ``metric`` is one of
+    ``pilot_secure.metrics.METRICS``.
     """
 
     name: str

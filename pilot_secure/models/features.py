@@ -14,26 +14,15 @@ from datasets import Dataset
 from PIL import Image
 from torch import Tensor, nn
 
+from pilot_secure.data.images import expand_to_square, mean_colour
 from pilot_secure.models.base import vision_features
-
-
-def squared(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
-    """The image centred on a square of colour ``fill``: what box coordinates are relative to."""
-    image = image.convert("RGB")
-    width, height = image.size
-    if width == height:
-        return image
-    side = max(width, height)
-    square = Image.new("RGB", (side, side), fill)
-    square.paste(image, ((side - width) // 2, (side - height) // 2))
-    return square
 
 
 def pixel_values(processor: Any, images: list[Image.Image]) -> Tensor:
     """Preprocess images, padded to squares with the processor's mean colour. [B, 3, H, W]."""
     image_processor = processor.image_processor
-    mean = tuple(round(255 * level) for level in image_processor.image_mean)
-    squares = [squared(image, (mean[0], mean[1], mean[2])) for image in images]
+    colour = mean_colour(image_processor.image_mean)
+    squares = [expand_to_square(image, colour) for image in images]
     values: Tensor = image_processor(images=squares, return_tensors="pt")["pixel_values"]
     return values
 
