@@ -5,7 +5,7 @@ ciphertext of ‖x_j‖²/2 − ⟨x_k, x_j⟩, of which k can open one number o
 doubled that is ‖x_k − x_j‖². Contents of the frames, of fixed length for public parameters::
 
     upload = seed (32) ‖ public key body ‖ chunk bodies
-    reply  = SHA-256(upload) ‖ constant ‖ second polynomial
+    reply  = closing hash of the upload ‖ constant ‖ second polynomial
 
 Who sent a message is for the signature around it, which the caller has verified before any of
 this code sees the bytes.
@@ -26,7 +26,7 @@ from .distance_frames import (
     SEED_BYTES,
     Kind,
     close_frame,
-    digest,
+    closing_hash,
     header,
     open_frame,
 )
@@ -120,7 +120,7 @@ class DistanceParty:
             self._secret = SecretKey(self._ring)
             content = self._encrypted_sketch(self._secret, self._entropy.read(SEED_BYTES))
             self._upload = close_frame(self._header(Kind.UPLOAD), content)
-            self._answered.add(digest(self._upload))
+            self._answered.add(closing_hash(self._upload))
         return self._upload
 
     def reply(self, upload: bytes, sender: str = "peer") -> bytes:
@@ -134,8 +134,8 @@ class DistanceParty:
                 range.
             LocalProtocolError: this upload has been answered before, or is this client's own.
         """
-        upload_digest = digest(upload)
         key, chunks = self._parse_upload(upload, sender)
+        upload_digest = closing_hash(upload)
         if upload_digest in self._answered:
             raise LocalProtocolError(f"the upload of {sender} has been answered before")
         self._answered.add(upload_digest)
@@ -162,7 +162,7 @@ class DistanceParty:
         """
         if self._secret is None or self._upload is None:
             raise LocalProtocolError("a reply was opened before the upload was made")
-        constant, second = self._parse_reply(reply, digest(self._upload), sender)
+        constant, second = self._parse_reply(reply, closing_hash(self._upload), sender)
         try:
             coefficient = self._secret.decrypt_constant(constant, second)
         except CkksError as error:
@@ -189,8 +189,17 @@ class DistanceParty:
         if self._operands is None:
             scale = math.ldexp(1.0, self._parameters.operand_scale_bits)
             slots = slot_chunks(self._vector, self._ring.degree)
-            self._operands = [self._ring.encode(np.conj(row) * -scale) for row in slots]
+            self._operands = [self._operand(np.conj(row) * -scale) for row in slots]
         return self._operands
+
+    def _operand(self, slots: npt.NDArray[np.complex128]) -> Any:
+        """The plaintext of scaled slots; where it would be zero, the polynomial 1 at scale 1.
+
+        SEAL refuses products that are visibly zero; 1 in place of 0 is below the last bit of any
+        result, and takes the same time.
+        """
+        plaintext = self._ring.encode(slots)
+        return self._ring.constant_plaintext(1) if plaintext.is_zero() else plaintext
 
     def _flooded_half_norm(self) -> int:
         half = float(self._vector @ self._vector) / 2

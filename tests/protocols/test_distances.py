@@ -256,7 +256,7 @@ def test_a_reply_under_another_key_or_to_another_upload(
     with pytest.raises(BadDistance, match="another upload"):
         a.open(foreign)
     redirected = bytearray(foreign[:-32])
-    redirected[10:42] = hashlib.sha256(upload).digest()
+    redirected[10:42] = upload[-32:]
     outcomes = []
     for shift in range(20):
         redirected[60] = shift
@@ -289,3 +289,13 @@ def test_leakage_grows_with_colluders_only() -> None:
     assert one.honest_bits_each <= one.malicious_bits_each + 1
     with pytest.raises(ParameterError):
         distance_leakage(SET, 3, 3)
+
+
+@pytest.mark.parametrize("own, peer", [(0.0, 0.01), (0.01, 0.0), (0.0, 0.0), (1e-12, 0.01)])
+def test_a_client_that_has_not_moved_yet_has_distances_too(own: float, peer: float) -> None:
+    length, bound = 5000, 2.0
+    asking = DistanceParty(np.full(length, own), "peer-4096", bound, Entropy())
+    answering = DistanceParty(np.full(length, peer), "peer-4096", bound, Entropy())
+    squared = asking.open(answering.reply(asking.upload()))
+    error = asking.parameters.error_bound * bound**2
+    assert squared == pytest.approx(length * (own - peer) ** 2, abs=error)
