@@ -37,12 +37,18 @@ class Agreement:
     ) -> AggregationParameters:
         """Return the parameters of one attempt of one aggregation.
 
+        In the clear there is nothing to protect, so the bounds that keep a sum from being opened
+        too early are at their smallest: any M and any cohort can be tried.
         Raises: ParameterError if they are unsafe together.
         """
         security, federation = self.config.security, self.config.federation
-        threshold = security.threshold
+        colluders, minimum, threshold = (
+            (security.max_colluders, security.min_contributors, security.threshold)
+            if security.secure_agg
+            else (0, 2, "auto")
+        )
         if threshold == "auto":
-            threshold = smallest_safe_threshold(len(cohort), security.max_colluders)
+            threshold = smallest_safe_threshold(len(cohort), colluders)
         return AggregationParameters.build(
             run_id=self.run_id,
             round=round_number,
@@ -56,8 +62,8 @@ class Agreement:
             max_samples=self.max_samples,
             ring_bits=security.ring_bits,
             threshold=threshold,
-            max_colluders=security.max_colluders,
-            min_contributors=security.min_contributors,
+            max_colluders=colluders,
+            min_contributors=minimum,
             num_neighbours=min(federation.num_neighbours, len(cohort) - 1),
             neighbour_visibility=security.neighbour_visibility,
             distance_trust=security.distance_trust,

@@ -26,11 +26,13 @@ def aggregate_in_clear(
     parameters: AggregationParameters,
     updates: Mapping[str, ClearUpdate],
     replayed: Rows | None,
+    min_contributors: int = 1,
 ) -> dict[str, dict[str, Any]]:
     """Return the fields of every client's ``ClearDelivery``, by client.
 
     ``replayed`` gives {recipient: {neighbour: u}} in place of a selection by distance. A sum with
-    fewer contributors than ``min_contributors`` is opened all the same: nothing is hidden here.
+    fewer contributors than ``min_contributors`` is None; nothing is hidden here, so that matters
+    only where a secure run is repeated.
     """
     samples = {client: update.num_samples for client, update in updates.items()}
     vectors = {
@@ -42,6 +44,7 @@ def aggregate_in_clear(
         spec.id: summing.mean(
             spec.vector,
             [(vectors[c][spec.vector], samples[c]) for c in spec.contributors if c in updates],
+            min_contributors,
         )
         for spec in parameters.sums
         if spec.contributors != "selected"
@@ -78,9 +81,9 @@ class _Summing:
     def __init__(self, parameters: AggregationParameters, *, rounded: bool) -> None:
         self.parameters, self._rounded = parameters, rounded
 
-    def mean(self, vector: str, terms: Sequence[Term]) -> bytes | None:
-        """n_k-weighted mean (Eq. 10)."""
-        if not terms:
+    def mean(self, vector: str, terms: Sequence[Term], minimum: int) -> bytes | None:
+        """n_k-weighted mean (Eq. 10) of at least ``minimum`` terms."""
+        if len(terms) < minimum:
             return None
         scale = np.float32(1 / int(sum(samples for _, samples in terms)))
         return vector_bytes(self.sum(vector, terms, len(terms)) * scale)

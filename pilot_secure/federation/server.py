@@ -231,6 +231,7 @@ class FederationServer:
                 self._agreement.parameters(round_number, stage, 0, cohort),
                 {c: u for c, u in updates.items() if isinstance(u, ClearUpdate)},
                 replayed,
+                self._agreement.config.security.min_contributors if self._replayed else 1,
             )
         told = self._ask(
             PhaseKey("clear_deliver", round_number, stage),
