@@ -78,16 +78,32 @@ def open_frame(
     digest = sha256(view[SIGNATURE_BYTES:])
     roster.verify(sender, frame[:SIGNATURE_BYTES], _LABEL + digest, phase)
     try:
-        message: Message = ADAPTER.validate_python(decode(frame[SIGNATURE_BYTES:]))
+        body = decode(frame[SIGNATURE_BYTES:])
+        message: Message = ADAPTER.validate_python(body)
     except CodecError as error:
         raise MalformedMessage(sender, phase, str(error)) from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise MalformedMessage(sender, phase, f"{where}: {first['msg']}") from None
+    if not _identical(body, message.model_dump()):
+        raise MalformedMessage(sender, phase, "a field is left out or of another number type")
     if message.sender != sender:
         raise BadSignature(sender, phase, f"a message of {message.sender}")
     return message
+
+
+def _identical(sent: object, understood: object) -> bool:
+    """Whether a message says exactly what was understood: no default filled in, no 1 for 1.0."""
+    if type(sent) is not type(understood):
+        return False
+    if isinstance(sent, dict) and isinstance(understood, dict):
+        return sent.keys() == understood.keys() and all(
+            _identical(value, understood[key]) for key, value in sent.items()
+        )
+    if isinstance(sent, tuple) and isinstance(understood, tuple):
+        return len(sent) == len(understood) and all(map(_identical, sent, understood))
+    return sent == understood
 
 
 def expect(

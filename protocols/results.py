@@ -83,8 +83,17 @@ def check_delivery(context: Context, state: Answered, message: Delivery) -> None
             raise BadDelivery(SERVER, phase, f"sum {item.sum_id} is not canonical")
     for item in message.opened:
         count = len(surviving_contributors(agreement.sums, item.sum_id, state.survivors))
-        if not count <= scalars_from_wire(item.scalars)[0] <= count * parameters.max_samples:
+        if not possible_samples(item, count, parameters.max_samples):
             raise BadDelivery(SERVER, phase, f"sum {item.sum_id} has an impossible sample count")
+
+
+def possible_samples(opened: OpenedSum, contributors: int, max_samples: int) -> bool:
+    """Return whether an opened sum's sample count can be that of its contributors.
+
+    The scalars wear the same masks as the vector in a ring of 2^64, so a term that was masked
+    with other keys than its owner dealt shares of fails here with probability 1 - 2^-40.
+    """
+    return contributors <= scalars_from_wire(opened.scalars)[0] <= contributors * max_samples
 
 
 def surviving_contributors(

@@ -103,7 +103,9 @@ class FlatVector:
     def read_checked(self, start: int, out: Floats) -> None:
         """Like :meth:`read`; raises InputError that names the tensor of a NaN or infinity."""
         self.read(start, out)
-        if math.isfinite(float(np.dot(out, out))) or bool(np.isfinite(out).all()):
+        with np.errstate(over="ignore", invalid="ignore"):
+            quick = math.isfinite(float(np.dot(out, out)))
+        if quick or bool(np.isfinite(out).all()):
             return
         position = start + int(np.argmin(np.isfinite(out)))
         for (name, part), first in zip(self._parts, self._starts, strict=False):

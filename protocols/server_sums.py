@@ -31,6 +31,7 @@ from protocols.messages import (
     UnmaskShares,
 )
 from protocols.plan import plan_digest, plan_sums, statement
+from protocols.results import possible_samples
 from protocols.server_phases import Phase, Setup
 
 
@@ -236,8 +237,14 @@ class Unmask(Phase):
                 opening.skipped[spec.id] = str(error)
             else:
                 accumulator = self.inputs.accumulators[spec.id]
-                opening.opened[spec.id] = accumulator.open(masks)
-                opening.contributors[spec.id] = tuple(sorted(accumulator.contributors))
+                opened, contributors = accumulator.open(masks), sorted(accumulator.contributors)
+                if planned.recipient == SERVER and not possible_samples(
+                    opened, len(contributors), self.context.parameters.max_samples
+                ):
+                    opening.skipped[spec.id] = "its terms do not fit together: a client cheated"
+                    continue
+                opening.opened[spec.id] = opened
+                opening.contributors[spec.id] = tuple(contributors)
         return opening
 
     def _masks_left(self, planned: PlannedSum, keys: dict[str, KeyPair]) -> list[MaskKey]:

@@ -27,7 +27,8 @@ Interfere = Callable[[str, str, bytes], bytes | None]
 
 
 def names(count: int) -> tuple[str, ...]:
-    return tuple(f"client-{place:02d}" for place in range(1, count + 1))
+    width = max(2, len(str(count)))
+    return tuple(f"client-{place:0{width}d}" for place in range(1, count + 1))
 
 
 def entropy_for(label: str) -> Entropy:
@@ -135,6 +136,11 @@ class Federation:
         }
         self.errors: dict[str, ProtocolError] = {}
         self.gone: set[str] = set()
+
+    def restart(self) -> None:
+        """Begin again as if nothing had happened: the guards forget."""
+        self.guards = {name: MemoryGuard() for name in self.cohort}
+        self.start()
 
     def exchange(
         self,
