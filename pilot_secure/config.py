@@ -21,8 +21,23 @@ from protocols.identity import NAME_PATTERN, SERVER
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
+Phase = Literal[
+    "train",
+    "advertise",
+    "share",
+    "distance_upload",
+    "distance_reply",
+    "select",
+    "masked_input",
+    "consistency",
+    "unmask",
+    "deliver",
+    "clear_update",
+    "clear_deliver",
+]
 
 EMBEDDED_TASKS = 3
+HIDDEN_UP_TO = 16
 LONGEST_NAME = 56
 """Of a client or task: `text.<client>-<number>` is a name of the protocol, at most 64 long."""
 
@@ -193,7 +208,7 @@ class DropoutConfig(Section):
     client: str
     round: PositiveInt
     stage: Literal[1, 2]
-    phase: str
+    phase: Phase
 
 
 class SecurityConfig(Section):
@@ -202,8 +217,11 @@ class SecurityConfig(Section):
     secure_agg: bool = Field(
         False, description="aggregate under masks and CKKS; off: the server sees every adapter"
     )
-    neighbour_visibility: Literal["hidden", "visible"] = Field(
-        "hidden", description="whether the server may learn who is whose neighbour"
+    neighbour_visibility: Literal["auto", "hidden", "visible"] = Field(
+        "auto",
+        description="whether the server may learn who is whose neighbour; auto is hidden for up "
+        "to 16 clients a round, above which it must be stated (hidden costs every client a term "
+        "in every sum)",
     )
     distance_trust: Literal["peer"] = Field(
         "peer", description="who can open distances: each client its own row"
@@ -215,7 +233,9 @@ class SecurityConfig(Section):
         "peer-4096", description="named CKKS parameter set"
     )
     distance_norm_bound: Annotated[float, Field(gt=0)] = Field(
-        64.0, description="largest norm of a text-adapter update that may be encrypted"
+        16.0,
+        description="largest norm of a text adapter's difference from its start that may be "
+        "encrypted; distances are rounded relative to it",
     )
     threshold: PositiveInt | Literal["auto"] = Field(
         "auto", description="shares that open a mask; auto is the smallest t with 2t > n + c_max"
@@ -230,7 +250,7 @@ class SecurityConfig(Section):
     clip: Annotated[float, Field(gt=0)] = Field(
         1.0, description="largest absolute coordinate of an update; what exceeds it is clipped"
     )
-    max_samples: PositiveInt | Literal["auto"] = Field(
+    max_samples: Annotated[int, Field(ge=1, le=1 << 24)] | Literal["auto"] = Field(
         "auto", description="public upper bound of a client's sample count; auto: a power of two"
     )
     max_attempts: PositiveInt = Field(2, description="attempts of an aggregation before it fails")
@@ -318,7 +338,7 @@ def _data_problems(config: SimulationConfig) -> list[str]:
 
 
 def _cohort_problems(config: SimulationConfig) -> list[str]:
-    problems = []
+    problems = _simulated_problems(config)
     size, neighbours = config.cohort_size, config.federation.num_neighbours
     if config.federation.method == "pilot" and neighbours >= size:
         problems.append(
@@ -330,6 +350,25 @@ def _cohort_problems(config: SimulationConfig) -> list[str]:
     names = [client.name for client in config.data.clients if client.name]
     for name in sorted({name for name in names if names.count(name) > 1}):
         problems.append(f"data.clients names `{name}` twice: expected one entry for each client")
+    return problems
+
+
+def _simulated_problems(config: SimulationConfig) -> list[str]:
+    """Replay and drop-outs that could never take place."""
+    federation, security, problems = config.federation, config.security, []
+    if federation.replay_selection is not None and (
+        security.secure_agg or federation.method == "local"
+    ):
+        problems.append(
+            f"federation.replay_selection is {federation.replay_selection}: expected a method "
+            "that selects neighbours, without secure_agg: a secure run makes its own selection"
+        )
+    problems += [
+        f"security.dropouts names round {dropout.round}: expected at most the "
+        f"{federation.rounds} rounds of federation.rounds"
+        for dropout in security.dropouts
+        if dropout.round > federation.rounds
+    ]
     return problems
 
 
@@ -346,6 +385,11 @@ def _security_problems(config: SimulationConfig) -> list[str]:
     threshold = security.threshold
     if threshold == "auto":
         threshold = smallest_safe_threshold(cohort, security.max_colluders)
+    if security.neighbour_visibility == "auto" and cohort > HIDDEN_UP_TO:
+        problems.append(
+            f"security.neighbour_visibility is auto: expected hidden or visible, stated, for "
+            f"{cohort} clients in a round (more than {HIDDEN_UP_TO})"
+        )
     if threshold > cohort:
         problems.append(
             f"security.threshold is {threshold}: expected at most the {cohort} clients that take "

@@ -65,7 +65,9 @@ class Agreement:
             max_colluders=colluders,
             min_contributors=minimum,
             num_neighbours=min(federation.num_neighbours, len(cohort) - 1),
-            neighbour_visibility=security.neighbour_visibility,
+            neighbour_visibility="visible"
+            if security.neighbour_visibility == "visible"
+            else "hidden",
             distance_trust=security.distance_trust,
             sketch_size=security.sketch_size,
             distance_parameter_set=security.ckks_parameters,

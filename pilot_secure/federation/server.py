@@ -181,8 +181,18 @@ class FederationServer:
                 return
         raise FederationError(
             f"round {round_number}, stage {stage}: the aggregation was aborted in each of "
-            f"{attempts} attempts, the last because {report.aborted}."
+            f"{attempts} attempts, the last because of {report.aborted}{self._first_refusal()}"
         )
+
+    def _first_refusal(self) -> str:
+        """Return the last attempt's first refusal as the end of a sentence."""
+        if not self.events.refusals:
+            return "."
+        last = self.events.refusals[-1][0]
+        refused = [entry for entry in self.events.refusals if entry[0] == last]
+        _, client, reason = refused[0]
+        more = f" ({len(refused) - 1} more refused)" if len(refused) > 1 else ""
+        return f"; {client} refused{more}: {reason.rstrip('.')}."
 
     def _attempt(
         self, round_number: int, stage: int, attempt: int, cohort: tuple[str, ...]
