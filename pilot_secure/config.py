@@ -400,12 +400,20 @@ def _security_problems(config: SimulationConfig) -> list[str]:
             f"security.threshold is {threshold}: expected 2·threshold > clients + max_colluders, "
             f"at least {smallest_safe_threshold(cohort, security.max_colluders)}"
         )
-    for task, size in config.task_sizes().items():
-        if size < security.min_contributors:
+    minimum = f"security.min_contributors = {security.min_contributors} under secure_agg"
+    if config.data.scenario != "files":
+        if config.data.clients_per_task < security.min_contributors:
             problems.append(
-                f"data: {task} has {size} client{'s' if size > 1 else ''}: expected at least "
-                f"security.min_contributors = {security.min_contributors} under secure_agg"
+                f"data.clients_per_task is {config.data.clients_per_task}: expected at least "
+                f"{minimum}"
             )
+    else:
+        problems += [
+            f"data.clients has {size} client{'s' if size > 1 else ''} of task {task}: expected at "
+            f"least {minimum}"
+            for task, size in config.task_sizes().items()
+            if size < security.min_contributors
+        ]
     if config.federation.num_neighbours < security.min_contributors - 1:
         problems.append(
             f"federation.num_neighbours is {config.federation.num_neighbours}: expected at least "
