@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -30,10 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     console = Console(stderr=True)
     command = f"{PROGRAM} {shlex.join(arguments)}".strip()
+    was_there = config.run.out is not None and config.run.out.exists()
     folder = RunFolder.create(config.run.out, config.run_name)
-    folder.write_config(config, command=command)
     _announce(console, config, folder)
-    simulate(config, folder, console)
+    try:
+        simulate(config, folder, console, command=command)
+    finally:
+        if not was_there:
+            with contextlib.suppress(OSError):  # a run that was refused before it wrote anything
+                folder.path.rmdir()
     return 0
 
 
@@ -50,8 +56,14 @@ def _announce(console: Console, config: SimulationConfig, folder: RunFolder) -> 
         )
 
 
-def simulate(config: SimulationConfig, folder: RunFolder, console: Console) -> None:
-    """Run a configuration into an empty run folder and print its tables."""
+def simulate(
+    config: SimulationConfig, folder: RunFolder, console: Console, *, command: str
+) -> None:
+    """Run a configuration into an empty run folder and print its tables.
+
+    ``command`` is written beside the resolved configuration. The folder stays empty until data
+    and model are loaded.
+    """
     from pilot_secure.progress import RunProgress
     from pilot_secure.reporting import print_report, report_console
     from pilot_secure.simulation import expected_seconds, prepare
@@ -60,6 +72,7 @@ def simulate(config: SimulationConfig, folder: RunFolder, console: Console) -> N
     with RunProgress(expected_seconds(config), console) as progress:
         progress.describe("loading data and model")
         simulation = prepare(config, folder, progress)
+        folder.write_config(config, command=command)
         with folder.recording(simulation.summary):
             simulation.run()
     print_report(report_console(), folder.read_summary(), folder.path)

@@ -14,6 +14,7 @@ from pilot_secure.data import ClientData, build_scenario
 from pilot_secure.data.client_files import ClientFiles, SplitSettings, load_clients
 from pilot_secure.data.conversations import FileReport
 from pilot_secure.engines import InProcessTransport
+from pilot_secure.errors import ConfigError
 from pilot_secure.federation.agreement import Agreement
 from pilot_secure.federation.client import FederationClient
 from pilot_secure.federation.faults import FaultyTransport
@@ -178,15 +179,25 @@ def load_data(config: SimulationConfig) -> tuple[list[ClientData], list[FileRepo
 
 
 def prepare(config: SimulationConfig, folder: RunFolder, progress: RunProgress) -> Simulation:
-    """Build every party of the run. Raises: UsageError where data or model cannot be loaded."""
+    """Build every party of the run.
+
+    Nothing is written before data and model are loaded.
+    Raises: UsageError where they cannot be, or do not fit the configuration.
+    """
     started = datetime.now(UTC)
     replay = config.federation.replay_selection
     replayed = ReplayedSelections.read(replay) if replay is not None else None
     data, reports = load_data(config)
-    worker = Worker(config.model, config.training, seed=config.run.seed)
     method = METHODS[config.federation.method](
         config, tasks=tuple(dict.fromkeys(d.task for d in data))
     )
+    if replayed is not None:
+        for round_number in range(1, config.federation.rounds + 1):
+            for stage in method.stages(round_number):
+                replayed.at(round_number, stage)
+    check_drop_outs(config, data)
+    sample_bound = max_samples(config, data)
+    worker = Worker(config.model, config.training, seed=config.run.seed)
     entropy = Entropy()
     identities = [Identity.generate(client.name, entropy) for client in data]
     server_identity = Identity.generate(SERVER, entropy)
@@ -202,7 +213,7 @@ def prepare(config: SimulationConfig, folder: RunFolder, progress: RunProgress) 
             name: sum(tensor.numel() for tensor in tensors.values())
             for name, tensors in method.start(worker).items()
         },
-        max_samples=max_samples(config, data),
+        max_samples=sample_bound,
     )
     journal = RunJournal(folder, progress)
     clients = {
@@ -235,15 +246,35 @@ def prepare(config: SimulationConfig, folder: RunFolder, progress: RunProgress) 
     )
 
 
+def check_drop_outs(config: SimulationConfig, data: list[ClientData]) -> None:
+    """Raise ConfigError for a scheduled drop-out of a client that does not exist."""
+    names = [client.name for client in data]
+    problems = [
+        f"security.dropouts names client {dropout.client}: expected one of {', '.join(names)}."
+        for dropout in config.security.dropouts
+        if dropout.client not in names
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
 def max_samples(config: SimulationConfig, data: list[ClientData]) -> int:
     """Return the public bound V on sample counts.
 
     ``auto`` is a power of two that holds the largest client: 1 bit of what the simulator knows.
+    Raises: ConfigError if a client has more than a configured bound.
     """
     configured = config.security.max_samples
-    if configured != "auto":
-        return configured
     largest = max(len(client.train) for client in data)
+    if configured != "auto":
+        if configured < largest and config.security.secure_agg:
+            raise ConfigError(
+                [
+                    f"security.max_samples is {configured}: expected at least {largest}, the "
+                    "training samples of the largest client."
+                ]
+            )
+        return configured
     return 1 << (largest - 1).bit_length() if largest > 1 else 1
 
 
