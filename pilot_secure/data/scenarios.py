@@ -153,7 +153,7 @@ def build_scenario(
             label = f"{name}/{seed}/{client}"
             domain = client_domain(strengths.domain, random.Random(f"{label}/domain"))
             splits = {
-                split: _draw_split(task, size, domain, strengths, f"{label}/{split}")
+                split: draw_split(task, size, domain, strengths, f"{label}/{split}")
                 for split, size in sizes.items()
             }
             clients.append(ClientData(client, task.name, task.metric, **splits))
@@ -180,7 +180,8 @@ def client_domain(strength: float, rng: random.Random) -> Domain:
     )
 
 
-def _draw_split(task: Task, size: int, domain: Domain, strengths: Strengths, label: str) -> Dataset:
+def draw_split(task: Task, size: int, domain: Domain, strengths: Strengths, label: str) -> Dataset:
+    """Draw ``size`` samples of a task; the same label gives the same samples."""
     rng = random.Random(label)
     rows = [_draw_row(task, domain, strengths, f"{label}/{i}", rng) for i in range(size)]
     columns = {column: [row[column] for row in rows] for column in COLUMNS}

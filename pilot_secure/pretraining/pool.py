@@ -36,7 +36,9 @@ from pilot_secure.models.tiny import PATCH_SIZE
 GRID = IMAGE_SIZE // PATCH_SIZE
 PATCH_CLASSES = 1 + len(SHAPES) + len(LETTERS)  # 0: neither a thing nor a letter
 _CHUNK = 2000
-_PAPER_WEIGHTS = {"black": 1.0, "grey": 0.6, "white": 0.15, "navy": 0.15, "brown": 0.15}
+PRETRAINING_DOMAIN = even_domain(
+    backgrounds={"black": 1.0, "grey": 0.6, "white": 0.15, "navy": 0.15, "brown": 0.15}
+)
 _KIND_WEIGHTS = {
     **dict.fromkeys(QUESTION_KINDS, 1.0),
     "caption": 2.0,
@@ -98,7 +100,7 @@ def draw_pool(
 def _draw_chunk(job: tuple[str, int, float, int]) -> Pool:
     seed, size, cover_share, exchanges = job
     rng = random.Random(seed)
-    domain = even_domain(backgrounds=_PAPER_WEIGHTS)
+    domain = PRETRAINING_DOMAIN
     images = np.zeros((size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     classes = np.zeros((size, GRID * GRID), np.int8)
     boxes = np.zeros((size, GRID * GRID, 4), np.float16)

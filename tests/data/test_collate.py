@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from pilot_secure.data import IGNORED, answer_batch, encode_samples, prompt_batch
+from pilot_secure.data.prompts import conversation, prompt_text
+from pilot_secure.models.tiny import build_tokenizer
+
+INSTRUCTIONS = ["What colour is the circle?", "Is there a red star?"]
+ANSWERS = ["the circle is red", "no"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+def test_labels_are_the_answer_and_the_end_mark_alone(tokenizer):
+    samples = encode_samples(tokenizer, INSTRUCTIONS, ANSWERS, 4)
+    batch = answer_batch(samples, tokenizer.pad_token_id)
+    for labels, answer in zip(batch.labels, ANSWERS, strict=True):
+        assert tokenizer.decode(labels[labels != IGNORED]) == f"{answer} </s>"
+    lengths = [len(sample.input_ids) for sample in samples]
+    assert batch.attention_mask.sum(1).tolist() == lengths
+    assert batch.input_ids[1, lengths[1] :].tolist() == [tokenizer.pad_token_id] * 3
+
+
+def test_the_image_takes_one_token_per_feature(tokenizer):
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    (sample,) = encode_samples(tokenizer, INSTRUCTIONS[:1], ANSWERS[:1], 7)
+    assert sample.input_ids.count(image) == 7
+
+
+def test_training_prompts_are_evaluation_prompts(tokenizer):
+    samples = encode_samples(tokenizer, INSTRUCTIONS, ANSWERS, 4)
+    prompts = prompt_batch(tokenizer, INSTRUCTIONS, 4)
+    for sample, ids, mask in zip(
+        samples, prompts["input_ids"], prompts["attention_mask"], strict=True
+    ):
+        assert list(sample.input_ids[: sample.prompt_length]) == ids[mask.bool()].tolist()
+    assert prompts["attention_mask"][:, -1].all()  # padded on the left
+
+
+def test_too_long_samples_are_cut_or_refused(tokenizer):
+    (whole,) = encode_samples(tokenizer, INSTRUCTIONS[:1], ANSWERS[:1], 4)
+    start = whole.prompt_length
+    (cut,) = encode_samples(tokenizer, INSTRUCTIONS[:1], ANSWERS[:1], 4, max_length=start + 2)
+    assert cut.input_ids == whole.input_ids[: start + 2]
+    with pytest.raises(ValueError, match="no room"):
+        encode_samples(tokenizer, INSTRUCTIONS[:1], ANSWERS[:1], 4, max_length=start)
+
+
+class JoiningTokenizer:
+    """Joins the last letter of the prompt to the answer's first, as subword tokenizers may."""
+
+    def __call__(self, texts):
+        return {
+            "input_ids": [
+                [ord(c) for c in text[:-1]]
+                + [0] * text.endswith(":")
+                + [ord(text[-1])] * (not text.endswith(":"))
+                for text in texts
+            ]
+        }
+
+
+def test_a_prompt_that_tokenises_differently_alone_loses_only_what_differs():
+    (sample,) = encode_samples(JoiningTokenizer(), ["Why?"], ["so"], 1)
+    assert sample.prompt_length == len(prompt_text("Why?")) - 1
+    whole = conversation([("Why?", "so")])
+    assert sample.input_ids == tuple(map(ord, whole))
+
+
+def test_batches_move_as_one(tokenizer):
+    batch = answer_batch(encode_samples(tokenizer, INSTRUCTIONS, ANSWERS, 4), 0)
+    assert all(tensor.device == torch.device("meta") for tensor in batch.to("meta"))
+
+
+def test_nothing_encodes_to_nothing(tokenizer):
+    assert encode_samples(tokenizer, [], [], 4) == []

@@ -1,0 +1,125 @@
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from tiny_models import random_llava
+
+from pilot_secure.data import COLUMNS, build_scenario
+from pilot_secure.data.images import expand_to_square
+from pilot_secure.models import (
+    CheckpointError,
+    FeatureCache,
+    base_connector,
+    connector_in_place,
+    load_base,
+    new_adapter,
+    pixel_values,
+    vision_features,
+)
+from pilot_secure.models.tiny import build_processor
+
+
+def test_a_saved_checkpoint_loads_frozen_and_equal(tmp_path):
+    model, processor = random_llava(), build_processor()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, loaded_processor = load_base(tmp_path)
+    state = loaded.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert not loaded.training
+    text = "What colour is the circle? [0.10, 0.95]"
+    same = (p.tokenizer(text)["input_ids"] for p in (processor, loaded_processor))
+    assert next(same) == next(same)
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_what_is_no_llava_is_told_in_a_sentence(tmp_path, content):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    if content is not None:
+        (folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="model.base: expected a LLaVA checkpoint"):
+        load_base(folder)
+
+
+@pytest.mark.parametrize("layers", [-1, -2, [0, 1]])
+@pytest.mark.parametrize("strategy", ["default", "full"])
+def test_features_are_what_the_connector_is_given(layers, strategy):
+    model = random_llava()
+    model.config.vision_feature_layer = layers
+    model.config.vision_feature_select_strategy = strategy
+    given = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, features):
+            given.append(features)
+            return features
+
+    pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    with connector_in_place(model, Spy()):
+        model.model.get_image_features(
+            pixels, vision_feature_layer=layers, vision_feature_select_strategy=strategy
+        )
+    torch.testing.assert_close(vision_features(model, pixels), given[0])
+
+
+def test_a_connector_is_put_back_even_after_an_error():
+    model = random_llava()
+    before, other = base_connector(model), new_adapter(base_connector(model))
+    with pytest.raises(RuntimeError), connector_in_place(model, other):
+        assert base_connector(model) is other
+        raise RuntimeError
+    assert base_connector(model) is before
+
+
+def test_padding_to_a_square_centres_the_image():
+    image = Image.new("RGB", (10, 4), (200, 0, 0))
+    square = expand_to_square(image, (1, 2, 3))
+    assert square.size == (10, 10)
+    assert square.getpixel((5, 2)) == (1, 2, 3)
+    assert square.getpixel((0, 3)) == (200, 0, 0) == square.getpixel((9, 6))
+    assert square.getpixel((5, 7)) == (1, 2, 3)
+
+
+def test_a_wide_image_is_not_cropped():
+    """The processor alone would cut the sides off; boxes are relative to the padded square."""
+    processor = build_processor()
+    wide = Image.new("RGB", (96, 48), (0, 0, 0))
+    wide.paste((255, 255, 255), (0, 0, 12, 48))
+    pixels = pixel_values(processor, [wide])
+    assert pixels.shape == (1, 3, 48, 48)
+    assert pixels[0, :, 24, 1].min() > 1 and pixels[0, :, 24, 20].max() < -1
+
+
+class CountingModel:
+    def __init__(self, monkeypatch):
+        self.images = 0
+        from pilot_secure.models import features
+
+        def counted(model, pixels):
+            self.images += len(pixels)
+            return vision_features(model, pixels)
+
+        monkeypatch.setattr(features, "vision_features", counted)
+
+
+def test_an_image_is_seen_once(monkeypatch):
+    counter = CountingModel(monkeypatch)
+    cache = FeatureCache(random_llava(), build_processor(), batch_size=4)
+    data = build_scenario("general-vqa", clients_per_task=1, samples_per_client=6, test_samples=3)
+    train, test = data[0].train, data[0].test
+    seen = []
+    features = cache.features(train, progress=lambda done, total: seen.append((done, total)))
+    assert features.shape == (6, 36, 32) and seen == [(4, 6), (6, 6)]
+    assert cache.features(train) is features and counter.images == 6
+    assert cache.features(test).shape == (3, 36, 32) and counter.images == 9
+    turned = cache.features(train.select(range(5, -1, -1)))
+    assert counter.images == 15
+    torch.testing.assert_close(turned, features.flip(0), rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_dataset_is_refused():
+    empty = Dataset.from_dict({name: [] for name in COLUMNS}, features=COLUMNS)
+    with pytest.raises(ValueError, match="without rows"):
+        FeatureCache(random_llava(), build_processor()).features(empty)
