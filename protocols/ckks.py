@@ -164,12 +164,19 @@ class Ring:
             seal.Ciphertext, self.context, self._ciphertext_stream(level, polynomials, None)
         )
 
+    def expanded_ciphertext(self, first: Residues, second: Residues) -> Any:
+        """The ciphertext (first, second) at the data level: only where no secret key is at stake.
+
+        Who evaluates a product of this with its own secret operands would give them away.
+        """
+        return self.plain_ciphertext(np.stack([first, second]))
+
     def seeded_public_key(self, body: Residues, seed: bytes) -> Any:
         """The public key (body, expand(seed)); body [all primes, N] in NTT form."""
         stream = self._ciphertext_stream(self.key_level, body, seed)
         return _load(seal.PublicKey, self.context, stream)
 
-    def switching_keys(self, bodies: Residues, seeds: list[bytes], conjugation: bool) -> Any:
+    def switching_keys(self, bodies: list[Residues], seeds: list[bytes], conjugation: bool) -> Any:
         """Keys that switch s² (relinearisation) or the conjugate of s back to s.
 
         ``bodies`` [digits, all primes, N], each over its own expanded seed.
@@ -205,10 +212,17 @@ class Ring:
         _guarded(self._encoder.encode, slots.tolist(), 1.0, plaintext)
         return plaintext
 
-    def residues(self, source: Any, num_polynomials: int, num_primes: int) -> Residues:
-        """Read [num_polynomials, num_primes, N] residues out of a SEAL object, one by one."""
+    def residues(
+        self, source: Any, num_polynomials: int, num_primes: int, first: int = 0
+    ) -> Residues:
+        """Read [num_polynomials, num_primes, N] residues out of a SEAL object, one by one.
+
+        ``first`` polynomials are passed over.
+        """
         size = num_polynomials * num_primes * self.degree
-        flat: Residues = np.fromiter(map(source.__getitem__, range(size)), np.uint64, size)
+        start = first * num_primes * self.degree
+        indices = range(start, start + size)
+        flat: Residues = np.fromiter(map(source.__getitem__, indices), np.uint64, size)
         return flat.reshape(num_polynomials, num_primes, self.degree)
 
     # Arithmetic
@@ -252,7 +266,7 @@ class Ring:
         """
         coefficients = seal.Ciphertext()
         _guarded(self.evaluator.transform_from_ntt, total, coefficients)
-        return int(coefficients[0]), self.residues(total, 2, 1)[1]
+        return int(coefficients[0]), self.residues(total, 1, 1, first=1)[0]
 
     def public_encrypt(self, public_key: Any, plaintext: Any) -> Residues:
         """A fresh public-key encryption as [2, data primes, N] residues."""
@@ -267,25 +281,27 @@ class Ring:
         _guarded(self.evaluator.complex_conjugate, ciphertext, conjugation_keys, result)
         return result
 
-    def squared_distance(
-        self, left: list[tuple[Any, Any]], right: list[tuple[Any, Any]], relinearisation_keys: Any
-    ) -> Any:
-        """Σ over chunks and slots' places of |left - right|²: one relinearisation at the end.
-
-        Each chunk comes as (ciphertext, its conjugate). Deterministic: equal inputs give equal
-        residues, so that another party can repeat it.
-        """
-        difference, conjugated, product = seal.Ciphertext(), seal.Ciphertext(), seal.Ciphertext()
-        total: Any = None
-        for (a, a_conjugate), (b, b_conjugate) in zip(left, right, strict=True):
-            _guarded(self.evaluator.sub, a, b, difference)
-            _guarded(self.evaluator.sub, a_conjugate, b_conjugate, conjugated)
-            if total is None:
-                total = seal.Ciphertext()
-                _guarded(self.evaluator.multiply, difference, conjugated, total)
-            else:
-                _guarded(self.evaluator.multiply, difference, conjugated, product)
+    def conjugate_product(self, left: Iterable[Any], right_conjugates: Iterable[Any]) -> Any:
+        """Σ over chunks of left · conj(right), not relinearised: three polynomials."""
+        total, product = seal.Ciphertext(), seal.Ciphertext()
+        for index, (a, b) in enumerate(zip(left, right_conjugates, strict=True)):
+            _guarded(self.evaluator.multiply, a, b, product if index else total)
+            if index:
                 _guarded(self.evaluator.add_inplace, total, product)
+        return total
+
+    def squared_distance(
+        self, left_norm: Any, right_norm: Any, product: Any, relinearisation_keys: Any
+    ) -> Any:
+        """‖x‖² + ‖y‖² - 2⟨x, y⟩ from three conjugate products: one relinearisation at the end.
+
+        Deterministic, as all arithmetic here: equal inputs give equal residues, so that another
+        party can repeat it.
+        """
+        total = seal.Ciphertext()
+        _guarded(self.evaluator.add, left_norm, right_norm, total)
+        _guarded(self.evaluator.sub_inplace, total, product)
+        _guarded(self.evaluator.sub_inplace, total, product)
         _guarded(self.evaluator.relinearize_inplace, total, relinearisation_keys)
         return total
 

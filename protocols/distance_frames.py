@@ -40,6 +40,11 @@ def digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+def closing_hash(message: bytes) -> bytes:
+    """The hash that closes a message: its identity, once :func:`open_frame` has checked it."""
+    return message[-DIGEST_BYTES:]
+
+
 def header(kind: Kind, parameters: ParameterSet, sketch_length: int) -> bytes:
     """The header that a message of this kind must have."""
     return _HEADER.pack(b"PSD", kind, VERSION, parameters.code, sketch_length)

@@ -28,6 +28,9 @@ MAX_MODULUS_BITS_128 = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32
 Source: Albrecht et al., Homomorphic Encryption Standard (2018), Table 1.
 """
 
+MIN_FLOOD_BITS = 30
+"""Least flooding above the noise bound: a release tells noises apart with advantage 2^-30."""
+
 ENCODING_ERROR = 2.0**-40
 """Allowance for double precision in SEAL's encoder and in sums of squares."""
 
@@ -38,8 +41,9 @@ Trust = Literal["peer", "key_holder"]
 class ParameterSet:
     """One named choice of ring, modulus and scales.
 
-    Prime sizes are whole bytes so that a residue has one canonical encoding of fixed length.
-    ``prime_bits`` lists the data primes first and the special prime last.
+    ``prime_bits`` lists the data primes first and the special prime last; sizes of whole bytes
+    waste nothing in messages. ``flood_bits`` is how far flooding is above the noise bound, which
+    itself is :data:`TAIL` standard deviations.
     """
 
     name: str
@@ -80,18 +84,19 @@ class ParameterSet:
     def noise_bound(self) -> float:
         """Bound on the result coefficient's noise before flooding, honest participants.
 
-        Peer: every upload error meets a plaintext of norm at most Δy sqrt(2/N). Key holder: the
-        errors of a difference of two uploads, and of its conjugate, meet that difference, whose
-        norm is at most 2. Both: public-key encryptions and modulus switches, each about
-        sqrt(N/18) from rounding against a ternary secret.
+        Peer: every upload error meets a plaintext of norm at most Δy sqrt(2/N). Key holder: in
+        ‖x‖² + ‖y‖² - 2⟨x, y⟩ the upload errors e meet twice the difference, 2⟨x - y, e - e'⟩, and
+        the errors of the conjugations meet x and y - 2x, norms at most 1 and 3. Both: public-key
+        encryptions and modulus switches, each about sqrt(N/18) from rounding against a ternary
+        secret.
         """
         rounding = math.sqrt(self.degree / 18 + 1)
         operand = math.ldexp(math.sqrt(2 / self.degree), self.operand_scale_bits)
         if self.trust == "peer":
             return TAIL * (ERROR_SIGMA * operand + 2 * rounding)
-        switched = math.hypot(rounding, rounding, self._switching_noise())
-        products = 2 * operand * math.sqrt(2) * (rounding + switched)
-        return TAIL * (products + self._switching_noise() + 2 * rounding)
+        switching = math.hypot(self._switching_noise(), rounding)
+        products = math.hypot(4 * math.sqrt(2) * rounding, math.sqrt(10) * switching)
+        return TAIL * (operand * products + switching + rounding)
 
     def _switching_noise(self) -> float:
         """Standard deviation that one relinearisation adds to a coefficient (hybrid, one p).
@@ -156,14 +161,14 @@ class ParameterSet:
         return 128
 
     def check(self) -> None:
-        """Verify security, byte-aligned primes and that no honest result wraps around.
+        """Verify security, flooding and that no honest result wraps around.
 
         Raises:
             ParameterError: naming the rule that is broken.
         """
         _ = self.security_bits
-        if any(bits % 8 for bits in self.prime_bits[:-1]):
-            raise ParameterError(f"CKKS set {self.name}: data primes must be whole bytes")
+        if not MIN_FLOOD_BITS <= self.flood_bits <= self.data_bits:
+            raise ParameterError(f"CKKS set {self.name}: {self.flood_bits} bits of flooding")
         largest = 2.0 if self.trust == "peer" else 4.0
         needed = math.log2(largest) + self.result_scale_bits + 1
         if needed > self.data_bits - 2.0**-6:
@@ -189,7 +194,7 @@ class ParameterSet:
 _ALL = (
     ParameterSet("peer-4096", 1, "peer", 4096, (40, 48, 21), 69, 27),
     ParameterSet("peer-8192", 2, "peer", 8192, (56, 56, 24), 89, 32),
-    ParameterSet("holder-8192", 3, "key_holder", 8192, (48, 48, 48, 56), 76, 76),
+    ParameterSet("holder-8192", 3, "key_holder", 8192, (60, 60, 60), 64, 64, 30),
 )
 
 PARAMETER_SETS: dict[str, ParameterSet] = {parameters.name: parameters for parameters in _ALL}

@@ -1,6 +1,6 @@
 """Residues modulo word-sized primes: canonical bytes and exact sums and products.
 
-Arrays are uint64 of shape [primes, N]; a prime has at most 60 bits, a product at most 50.
+Arrays are uint64 of shape [primes, N]; primes have at most 60 bits.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def multiply_modulo(left: Residues, right: Residues, primes: Sequence[int]) -> R
     rows = []
     for a, b, prime in zip(left, right, primes, strict=True):
         if prime.bit_length() > 50:
-            rows.append(np.array([int(x) * int(y) % prime for x, y in zip(a, b, strict=True)]))
+            rows.append((a.astype(object) * b.astype(object) % prime).astype(np.uint64))
             continue
         quotient = (a.astype(np.float64) * b.astype(np.float64) / prime).astype(np.uint64)
         rest = (a * b - quotient * np.uint64(prime)).astype(np.int64)

@@ -41,7 +41,7 @@ def test_codes_and_names_are_distinct() -> None:
         {"prime_bits": (40, 48, 24)},
         {"degree": 2048},
         {"degree": 5000},
-        {"prime_bits": (44, 44, 21)},
+        {"flood_bits": 29},
         {"upload_scale_bits": 74},
         {"flood_bits": 62},
     ],

@@ -176,26 +176,21 @@ class _Planted(DistanceParty):
         return self._secret.decrypt_constant(*self._parse_reply(reply, reply[10:42], "victim"))
 
 
-def _planted_difference(victim_vector: Vector, own: Vector) -> int:
-    """Two queries that differ by a plant far below the flooding."""
-    values = []
-    for plant in (0.0, 2.0**48):
-        attacker = _Planted(own, PARAMETERS.name, 1.0, Entropy())
-        attacker.plant = plant
-        values.append(attacker.coefficient(_party(victim_vector).reply(attacker.upload())))
-    return values[1] - values[0]
-
-
 @pytest.mark.parametrize("protected", [False, True])
 def test_reading_below_the_noise(protected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unflooded, the low bits of a result carry a second functional: one coordinate here."""
+    """Unflooded, two queries that differ far below the flooding give one coordinate."""
     if not protected:
         monkeypatch.setattr(distances, "uniform_flood", lambda *_: 0)
-    victims = [_vector(100 + index, 64) for index in range(40)]
     own = _vector(2, 64, norm=0.9)
-    read = np.array([_planted_difference(victim, own) for victim in victims], np.float64)
-    truth = np.array([victim[_Planted.coordinate] for victim in victims])
-    found = _correlation(read, truth)
+    plain, planted = (_Planted(own, PARAMETERS.name, 1.0, Entropy()) for _ in range(2))
+    planted.plant = 2.0**48
+    uploads = plain.upload(), planted.upload()
+    victims = [_vector(100 + index, 64) for index in range(40)]
+    read = []
+    for victim in map(_party, victims):
+        low, high = (victim.reply(upload) for upload in uploads)
+        read.append(float(planted.coefficient(high) - plain.coefficient(low)))
+    found = _correlation(np.array(read), np.array([v[_Planted.coordinate] for v in victims]))
     assert found < 0.7 if protected else found > 0.99
 
 
@@ -223,13 +218,12 @@ def test_a_malicious_upload_reads_one_functional_to_the_stated_bits() -> None:
     """
     amplify = 2.0 ** (PARAMETERS.data_bits - 1 - PARAMETERS.result_scale_bits)
     width = np.exp2(PARAMETERS.flood_width_bits + 1) / PARAMETERS_DROPPED
-    errors = []
+    attacker = _Planted(np.zeros(64), PARAMETERS.name, 1.0, Entropy())
+    attacker._vector[_Planted.coordinate] = amplify
+    upload, errors = attacker.upload(), []
     for index in range(60):
-        own = np.zeros(64)
         victim_vector = _vector(100 + index, 64)
-        attacker = _Planted(own, PARAMETERS.name, 1.0, Entropy())
-        attacker._vector[_Planted.coordinate] = amplify
-        got = attacker.coefficient(_party(victim_vector).reply(attacker.upload()))
+        got = attacker.coefficient(_party(victim_vector).reply(upload))
         exact = 0.5 - amplify * victim_vector[_Planted.coordinate]
         scale = np.exp2(PARAMETERS.result_scale_bits) / PARAMETERS_DROPPED
         errors.append(got - exact * scale)
