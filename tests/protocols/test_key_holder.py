@@ -208,7 +208,7 @@ def _damaged(message: bytes) -> dict[str, bytes]:
 def test_damaged_uploads_name_their_sender(small: Cohort, kind: str) -> None:
     upload = _damaged(small.uploads["client-02"])[kind]
     with pytest.raises(BadDistance, match="client-02") as caught:
-        small.server.evaluate({**small.uploads, "client-02": upload})
+        small.server.evaluate({"client-02": upload})
     assert caught.value.party == "client-02"
 
 
