@@ -44,15 +44,29 @@ for _tag, _pattern, _first in (
     )
 
 
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that come with the package, by name."""
+    package = Path(__file__).parent
+    folders = (package / "configs", package.parent / "configs")
+    folder = next((place for place in folders if place.is_dir()), package)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
 def read_config_file(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping.
 
+    A name without a file behind it, such as `general-vqa`, is that of a shipped configuration.
     Raises: ConfigError if it is missing, unreadable, no YAML, or no mapping.
     """
+    if not path.exists():
+        path = shipped_configs().get(str(path), path)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
     except FileNotFoundError:
-        raise ConfigError([f"--config is {path}: expected a YAML file, there is none."]) from None
+        names = ", ".join(shipped_configs())
+        raise ConfigError(
+            [f"--config is {path}: expected a YAML file or one of {names}, there is none."]
+        ) from None
     except OSError as error:
         raise ConfigError([f"--config is {path}: cannot be read ({error.strerror})."]) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
