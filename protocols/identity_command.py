@@ -1,0 +1,107 @@
+"""Create identities and pin them: ``python -m protocols.identity_command``.
+
+::
+
+    umask 077
+    python -m protocols.identity_command new server > server.json
+    python -m protocols.identity_command new client-01 > client-01.json
+    cat server.json client-*.json | python -m protocols.identity_command roster > roster.json
+
+``new`` prints one line of JSON with the secret key; only the party itself may read it. ``roster``
+reads such lines (the secret may be removed first) and prints the public roster: the server, then
+the clients in the order given, which fixes their coordinates in secret sharing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from collections.abc import Iterable, Sequence
+
+from pydantic import ValidationError
+
+from protocols.entropy import Entropy
+from protocols.errors import ParameterError
+from protocols.identity import SERVER, Identity, Roster, RosterEntry
+
+
+def identity_line(identity: Identity) -> str:
+    """Return an identity as one line of JSON. Secrecy: the party alone."""
+    return json.dumps(
+        {
+            "name": identity.name,
+            "public_key": base64.b64encode(identity.public_key()).decode(),
+            "secret_key": base64.b64encode(identity.secret()).decode(),
+        }
+    )
+
+
+def identity_from_line(line: str) -> Identity:
+    """Return the identity that :func:`identity_line` wrote.
+
+    Raises:
+        ParameterError: the line is no identity, or its keys do not belong together.
+    """
+    try:
+        fields = json.loads(line)
+        secret = base64.b64decode(fields["secret_key"], validate=True)
+        identity = Identity.from_secret(fields["name"], secret)
+        public = base64.b64decode(fields["public_key"], validate=True)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ParameterError(f"not an identity: {type(error).__name__}") from None
+    if identity.public_key() != public:
+        raise ParameterError(f"identity {identity.name}: the keys do not belong together")
+    return identity
+
+
+def roster_from_lines(lines: Iterable[str]) -> Roster:
+    """Return the roster of identity lines, of which only name and public key are read.
+
+    Raises:
+        ParameterError: a line that is no identity, no server, or names or keys that repeat.
+    """
+    try:
+        entries = [
+            RosterEntry(name=fields["name"], public_key=fields["public_key"])
+            for fields in (json.loads(line) for line in lines if line.strip())
+        ]
+        servers = [entry for entry in entries if entry.name == SERVER]
+        if len(servers) != 1:
+            raise ParameterError(f"a roster has one party named {SERVER!r}, not {len(servers)}")
+        clients = tuple(entry for entry in entries if entry.name != SERVER)
+        return Roster(server=servers[0], clients=clients)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ParameterError(f"roster: {first['msg']}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ParameterError(f"roster: not an identity: {type(error).__name__}") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 after one sentence about what was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m protocols.identity_command")
+    commands = parser.add_subparsers(dest="command", required=True)
+    new = commands.add_parser("new", help="print a new identity, secret key included")
+    new.add_argument("name")
+    commands.add_parser("roster", help="read identities from stdin, print the public roster")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "new":
+            RosterEntry.model_validate({"name": options.name, "public_key": b"A" * 43 + b"="})
+            sys.stdout.write(identity_line(Identity.generate(options.name, Entropy())) + "\n")
+        else:
+            roster = roster_from_lines(sys.stdin)
+            sys.stdout.write(roster.model_dump_json(indent=2) + "\n")
+    except ValidationError:
+        sys.stderr.write(f"name: {options.name!r} is not a lower-case name of 1 to 64 letters\n")
+        return 2
+    except ParameterError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

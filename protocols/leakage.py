@@ -1,0 +1,212 @@
+"""What the linear views of an aggregation determine about one client: rank and leverage.
+
+All that is opened is linear in the clients' vectors, coordinate by coordinate: a view is a matrix
+A with one row per sum that the viewer sees and one column per client it does not know. Its rank
+says how many independent combinations are known. The leverage of a victim v is the squared length
+of e_v projected on the row space, e_v' A^+ A e_v: 0 when the view says nothing of v beyond what
+others cover, 1 when v's vector is determined. Weights and sample counts are taken as known to the
+viewer, which makes this an upper bound.
+
+Distances are not linear per coordinate: a client's own row gives it one number per peer and
+aggregation, which is counted beside the matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from protocols.client_states import AggregationResult
+from protocols.identity import SERVER
+from protocols.messages import PlannedSum
+from protocols.parameters import AggregationParameters
+from protocols.selection import MIN_WEIGHT
+
+MAX_COALITIONS = 2000
+
+
+class View(BaseModel):
+    """One viewer's knowledge of one vector over all other clients.
+
+    ``leverage`` maps each client outside the coalition to 0..1; ``num_distances`` counts the
+    distances that the viewer knows, which the matrix leaves out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vector: str
+    viewer: tuple[str, ...]
+    rank: int
+    num_sums: int
+    num_distances: int
+    leverage: dict[str, float]
+
+    @property
+    def most_exposed(self) -> tuple[str, float]:
+        """The client with the highest leverage, and that leverage."""
+        name = max(self.leverage, key=lambda client: (self.leverage[client], client))
+        return name, self.leverage[name]
+
+
+class LeakageReport(BaseModel):
+    """The server's view and that of every coalition up to the bound, for every vector."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    views: tuple[View, ...]
+    coalitions_left_out: int = 0
+
+    def worst(self, size: int) -> dict[str, tuple[tuple[str, ...], str, float]]:
+        """Return {vector: (coalition, victim, leverage)} of the worst coalition of ``size``.
+
+        Size 0 is the server alone, who sees what no coalition of clients is needed for.
+        """
+        result: dict[str, tuple[tuple[str, ...], str, float]] = {}
+        for view in self.views:
+            members = () if view.viewer == (SERVER,) else view.viewer
+            if len(members) != size or not view.leverage:
+                continue
+            victim, leverage = view.most_exposed
+            if view.vector not in result or leverage > result[view.vector][2]:
+                result[view.vector] = (view.viewer, victim, leverage)
+        return result
+
+
+@dataclass(frozen=True)
+class OpenedRow:
+    """One opened sum as a row: who can read it, and the coefficient of each contributor."""
+
+    vector: str
+    recipient: str
+    coefficients: Mapping[str, float]
+
+
+def rows_from_results(
+    parameters: AggregationParameters,
+    plan: Iterable[PlannedSum],
+    opened: Collection[str],
+    results: Mapping[str, AggregationResult],
+    num_samples: Mapping[str, int],
+) -> list[OpenedRow]:
+    """Return the opened sums of a run as rows; only a simulator, who holds all results, can.
+
+    A contributor that took no result home counts with the smallest weight it may have applied.
+    """
+    rows = []
+    for planned in plan:
+        if planned.id not in opened:
+            continue
+        survivors = next(iter(results.values())).survivors if results else ()
+        coefficients = {}
+        for name in planned.contributors:
+            if name in survivors:
+                weight = _weight_of(parameters, planned, name, results)
+                coefficients[name] = num_samples[name] * weight
+        vector = parameters.sum(planned.id).vector
+        rows.append(OpenedRow(vector, planned.recipient, coefficients))
+    return rows
+
+
+def _weight_of(
+    parameters: AggregationParameters,
+    planned: PlannedSum,
+    name: str,
+    results: Mapping[str, AggregationResult],
+) -> float:
+    if parameters.sum(planned.id).contributors != "selected":
+        return 1.0
+    if name in results:
+        return results[name].weights.get(planned.recipient, 0.0)
+    recipient = results.get(planned.recipient)
+    return MIN_WEIGHT if recipient is not None and name in recipient.neighbours else 0.0
+
+
+def view_of(
+    vector: str, clients: Collection[str], viewer: tuple[str, ...], rows: Iterable[OpenedRow]
+) -> View:
+    """Return what ``viewer`` (the server, or a coalition of clients) knows of ``vector``.
+
+    A coalition reads the sums for all and those sealed for its members, and knows its members'
+    own vectors; the server reads the sums for all only.
+    """
+    coalition = set(viewer) - {SERVER}
+    others = sorted(set(clients) - coalition)
+    seen = [
+        row
+        for row in rows
+        if row.vector == vector and (row.recipient == SERVER or row.recipient in coalition)
+    ]
+    matrix = np.array([[row.coefficients.get(name, 0.0) for name in others] for row in seen])
+    rank, leverages = rank_and_leverage(matrix.reshape(len(seen), len(others)))
+    return View(
+        vector=vector,
+        viewer=viewer,
+        rank=rank,
+        num_sums=len(seen),
+        num_distances=0,
+        leverage=dict(zip(others, map(float, leverages), strict=True)),
+    )
+
+
+def rank_and_leverage(matrix: NDArray[np.float64]) -> tuple[int, NDArray[np.float64]]:
+    """Return the rank of A [rows, clients] and the diagonal of A^+ A [clients]."""
+    if matrix.size == 0:
+        return 0, np.zeros(matrix.shape[1])
+    _u, singular, right = np.linalg.svd(matrix, full_matrices=False)
+    kept = right[singular > singular.max(initial=0.0) * 1e-10] if singular.any() else right[:0]
+    return len(kept), np.clip((kept**2).sum(axis=0), 0.0, 1.0)
+
+
+def leakage_report(
+    parameters: AggregationParameters,
+    plan: Iterable[PlannedSum],
+    opened: Collection[str],
+    results: Mapping[str, AggregationResult],
+    num_samples: Mapping[str, int],
+) -> LeakageReport:
+    """Return rank and leverage for the server and every coalition of up to c_max clients."""
+    rows = rows_from_results(parameters, plan, opened, results, num_samples)
+    coalitions = [
+        members
+        for size in range(1, parameters.max_colluders + 1)
+        for members in combinations(parameters.cohort, size)
+    ]
+    views = []
+    for vector in sorted(parameters.vector_lengths):
+        clients = sorted({name for row in rows if row.vector == vector for name in _members(row)})
+        views.append(view_of(vector, clients, (SERVER,), rows))
+        for members in coalitions[:MAX_COALITIONS]:
+            view = view_of(vector, clients, members, rows)
+            distances = 0
+            if vector == parameters.distance_vector:
+                distances = sum(len(results[n].row) for n in members if n in results)
+            views.append(view.model_copy(update={"num_distances": distances}))
+    left_out = max(0, len(coalitions) - MAX_COALITIONS)
+    return LeakageReport(views=tuple(views), coalitions_left_out=left_out)
+
+
+def _members(row: OpenedRow) -> set[str]:
+    return set(row.coefficients) | ({row.recipient} - {SERVER})
+
+
+def close_survivor_sets(
+    rounds: Mapping[str, Mapping[str, tuple[str, ...]]],
+) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """Return (sum id, round, later round, clients) where consecutive sums differ by one client.
+
+    Two means of slowly changing vectors over sets that are one client apart are nearly that
+    client's vector. ``rounds`` maps a label to {sum id: contributors}, in order.
+    """
+    found = []
+    labels = list(rounds)
+    for earlier, later in zip(labels, labels[1:], strict=False):
+        for sum_id in sorted(set(rounds[earlier]) & set(rounds[later])):
+            difference = set(rounds[earlier][sum_id]) ^ set(rounds[later][sum_id])
+            if len(difference) == 1:
+                found.append((sum_id, earlier, later, tuple(difference)))
+    return found

@@ -1,0 +1,57 @@
+"""What the specification shows, generated: ``python -m protocols.schema [--diagrams]``.
+
+Without an option: JSON Schema of everything that is sent or recorded. With ``--diagrams``: the
+state diagrams drawn from the transition tables.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Literal
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from protocols import messages
+from protocols.identity import Roster
+from protocols.leakage import LeakageReport
+from protocols.messages import Message
+from protocols.parameters import AggregationParameters
+from protocols.states import CLIENT, SERVER_PHASES, diagram
+from protocols.transcript import TranscriptHead, TranscriptRecord
+
+
+def message_models() -> list[type[Message]]:
+    """Return the models of all messages, in the order in which they are first sent."""
+    found = vars(messages).values()
+    return [m for m in found if isinstance(m, type) and issubclass(m, Message) and m is not Message]
+
+
+def schema() -> dict[str, object]:
+    """Return one JSON Schema document with a definition per message and record.
+
+    Byte strings are CBOR byte strings on the wire; in JSON Schema they appear as ``binary``.
+    """
+    models: list[type[BaseModel]] = [
+        *message_models(),
+        AggregationParameters,
+        Roster,
+        TranscriptRecord,
+        TranscriptHead,
+        LeakageReport,
+    ]
+    inputs: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
+        (model, "validation") for model in models
+    ]
+    _keys, document = models_json_schema(inputs, title="pilot-secure aggregation, version 1")
+    return document
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--diagrams"]:
+        for table in (CLIENT, SERVER_PHASES):
+            sys.stdout.write(diagram(table) + "\n\n")
+    else:
+        json.dump(schema(), sys.stdout, indent=2, sort_keys=True)
+        sys.stdout.write("\n")

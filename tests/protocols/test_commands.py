@@ -1,0 +1,191 @@
+"""The command lines of the package, the transition tables and the specification."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from in_process import Federation, entropy_for
+
+import protocols
+from protocols import Identity, ParameterError, schema, states
+from protocols.errors import BadSignature
+from protocols.identity_command import (
+    identity_from_line,
+    identity_line,
+    main,
+    roster_from_lines,
+)
+from protocols.messages import ADAPTER
+from protocols.transcript import GENESIS, RunningHash, TranscriptHead, TranscriptRecord
+
+SPEC = Path(protocols.__file__).with_name("SPEC.md")
+
+
+def test_identities_come_back_from_their_lines() -> None:
+    identity = Identity.generate("client-01", entropy_for("one"))
+    again = identity_from_line(identity_line(identity))
+    assert (again.name, again.public_key()) == ("client-01", identity.public_key())
+    assert "secret" not in repr(identity)
+
+
+def test_a_roster_holds_no_secret_and_keeps_the_order() -> None:
+    parties = [Identity.generate(n, entropy_for(n)) for n in ("server", "client-02", "client-01")]
+    roster = roster_from_lines([identity_line(party) for party in parties])
+    assert roster.names() == ("client-02", "client-01")
+    assert roster.coordinate("client-01") == 2
+    assert "secret" not in roster.model_dump_json()
+    assert type(roster).model_validate_json(roster.model_dump_json()) == roster
+    assert roster.digest() == type(roster).of(parties[0], parties[1:]).digest()
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["{}"], "not an identity"),
+        (["nonsense"], "not an identity"),
+        ([], "one party named"),
+        (["one", "one"], "one name|one key"),
+    ],
+)
+def test_a_wrong_roster_is_one_clear_sentence(lines: list[str], expected: str) -> None:
+    server = identity_line(Identity.generate("server", entropy_for("server")))
+    one = identity_line(Identity.generate("client-01", entropy_for("one")))
+    replaced = [one if line == "one" else line for line in lines]
+    given = [server, *replaced] if lines else []
+    with pytest.raises(ParameterError, match=expected):
+        roster_from_lines(given)
+
+
+def test_the_identity_command(capsys) -> None:
+    assert main(["new", "client-07"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "client-07"
+    assert main(["new", "No Such Name"]) == 2
+    assert "lower-case" in capsys.readouterr().err
+
+
+def test_the_schema_command_describes_every_message() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "protocols.schema"], capture_output=True, text=True, check=True
+    )
+    document = json.loads(run.stdout)
+    kinds = {model.__name__ for model in schema.message_models()}
+    assert len(kinds) == 19
+    assert kinds <= set(document["$defs"])
+    jsonschema.Draft202012Validator.check_schema(document)
+
+
+def test_the_schema_and_the_adapter_know_the_same_kinds() -> None:
+    described = {m.model_fields["kind"].default for m in schema.message_models()}
+    in_table = {row.event for row in (*states.CLIENT, *states.SERVER_PHASES)} | {
+        row.reply for row in (*states.CLIENT, *states.SERVER_PHASES)
+    }
+    assert described == in_table | {"neighbour_list"}
+    assert ADAPTER.json_schema()["discriminator"]["mapping"].keys() == described
+
+
+def test_the_two_tables_fit_together() -> None:
+    """What the server asks is what the client takes, and the answers are what it expects."""
+    asked = {(row.reply, row.event) for row in states.SERVER_PHASES}
+    answered = {(row.event, row.reply) for row in states.CLIENT}
+    assert asked == answered
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_every_state_and_event_is_either_in_the_table_or_refused(plain: bool, monkeypatch) -> None:
+    """Each request of a whole attempt, offered to a client in each state."""
+    import clear_distances
+
+    from protocols.errors import PeerError
+
+    clear_distances.install(monkeypatch)
+    requests: dict[str, bytes] = {}
+
+    def keep(phase: str, name: str, frame: bytes) -> bytes:
+        if name == "client-02":
+            requests[phase] = frame
+        return frame
+
+    def build() -> Federation:
+        options = {} if plain else {"num_neighbours": 3}
+        return Federation(count=4, num_tasks=1, plain=plain, options=options)
+
+    build().run(on_request=keep)
+    phases = list(requests)
+    visited = set()
+    for position, present in enumerate(phases):
+        federation = build().run(until=present)
+        client = federation.clients["client-02"]
+        for other in (*phases[:position], *phases[position + 1 :]):
+            before = client.state
+            with pytest.raises(PeerError):
+                client.handle(requests[other])
+            assert client.state == before
+            visited.add((before, other))
+        client.handle(requests[present])
+        visited.add((present, client.state))
+    assert len(visited) == len(phases) ** 2
+
+
+def test_the_specification_shows_the_tables_diagrams() -> None:
+    text = SPEC.read_text()
+    for table in (states.CLIENT, states.SERVER_PHASES):
+        assert states.diagram(table) in text, "run `python -m protocols.schema --diagrams` and paste"
+
+
+def test_the_specification_names_every_message_field_and_error() -> None:
+    text = SPEC.read_text()
+    for model in schema.message_models():
+        assert f"`{model.model_fields['kind'].default}`" in text
+        for name in model.model_fields:
+            assert re.search(rf"\b{name}\b", text), (model.__name__, name)
+    from protocols import errors
+
+    for name, value in vars(errors).items():
+        if isinstance(value, type) and issubclass(value, errors.ProtocolError):
+            assert name in text
+
+
+def test_a_client_signs_the_running_hash_of_what_it_saw() -> None:
+    seen: dict[str, RunningHash] = {}
+
+    def request(phase: str, name: str, frame: bytes) -> bytes:
+        seen.setdefault(name, RunningHash()).received(frame)
+        return frame
+
+    def reply(phase: str, name: str, frame: bytes) -> bytes:
+        if phase != "deliver":
+            seen[name].sent(frame)
+        return frame
+
+    federation = Federation(count=4, plain=True).run(on_request=request, on_reply=reply)
+    receipts = federation.server.report.receipts
+    assert receipts == {name: running.value for name, running in seen.items()}
+
+
+def test_a_changed_record_breaks_the_chain_and_a_head_needs_the_servers_key() -> None:
+    federation = Federation(count=4, plain=True)
+    first = TranscriptRecord(
+        seq=0,
+        prev=GENESIS,
+        sender="server",
+        recipient="client-01",
+        phase="advertise",
+        session="00" * 32,
+        sha256="11" * 32,
+        length=5,
+    )
+    changed = first.model_copy(update={"length": 6})
+    assert first.digest() != changed.digest()
+    head = TranscriptHead.sign(1, first.digest(), federation.server_identity)
+    head.verify(federation.roster)
+    with pytest.raises(BadSignature):
+        head.model_copy(update={"count": 2}).verify(federation.roster)
+    with pytest.raises(BadSignature):
+        stolen = federation.identities["client-01"]
+        TranscriptHead.sign(1, first.digest(), stolen).verify(federation.roster)

@@ -1,0 +1,108 @@
+"""Rank and leverage against worked cases, and the attack that sealing prevents."""
+
+from __future__ import annotations
+
+import clear_distances
+import numpy as np
+import pytest
+from in_process import Federation
+
+from protocols.leakage import (
+    OpenedRow,
+    close_survivor_sets,
+    leakage_report,
+    rank_and_leverage,
+    rows_from_results,
+    view_of,
+)
+
+
+def report_of(federation: Federation):
+    report = federation.server.report
+    return leakage_report(
+        federation.parameters,
+        report.plan,
+        report.opened,
+        {n: c.result for n, c in federation.clients.items() if c.result is not None},
+        {n: i.num_samples for n, i in federation.inputs.items()},
+    )
+
+
+def test_leverage_by_hand() -> None:
+    """A sum of two equal terms tells half of each; two equations in two unknowns tell all."""
+    assert rank_and_leverage(np.array([[1.0, 1.0, 0.0]])) == (1, pytest.approx([0.5, 0.5, 0]))
+    assert rank_and_leverage(np.array([[1.0, 1.0], [1.0, -1.0]])) == (2, pytest.approx([1, 1]))
+    rank, leverage = rank_and_leverage(np.array([[0.99, 0.01]]))
+    assert rank == 1 and leverage[0] > 0.99
+
+
+def test_a_pair_with_one_colluder_is_no_secret() -> None:
+    """Three clients in a task, one colludes: its two peers are a pair; two: all is known."""
+    row = OpenedRow("v", "server", {"a": 10.0, "b": 10.0, "c": 10.0})
+    assert view_of("v", "abc", ("server",), [row]).leverage["a"] == pytest.approx(1 / 3)
+    assert view_of("v", "abc", ("c",), [row]).leverage["a"] == pytest.approx(1 / 2)
+    assert view_of("v", "abc", ("b", "c"), [row]).leverage["a"] == pytest.approx(1.0)
+
+
+def test_the_server_learns_the_task_means_and_nothing_of_the_text_adapters(monkeypatch) -> None:
+    clear_distances.install(monkeypatch)
+    report = report_of(Federation().run())
+    server = {view.vector: view for view in report.views if view.viewer == ("server",)}
+    assert server["task_adapter"].rank == 3
+    assert server["text_adapter"].rank == 0
+    assert set(server["text_adapter"].leverage.values()) == {0.0}
+    assert server["task_adapter"].most_exposed[1] < 0.75
+
+
+def test_unsealed_sums_would_hand_the_server_every_text_adapter(monkeypatch) -> None:
+    """The counter-measure taken out: nine clear sums, nine unknowns, solved."""
+    clear_distances.install(monkeypatch)
+    federation = Federation().run()
+    results = {n: c.result for n, c in federation.clients.items()}
+    samples = {n: i.num_samples for n, i in federation.inputs.items()}
+    report = federation.server.report
+    rows = rows_from_results(
+        federation.parameters, report.plan, report.opened, results, samples
+    )
+    clear = [OpenedRow(r.vector, "server", r.coefficients) for r in rows]
+    view = view_of("text_adapter", federation.cohort, ("server",), clear)
+    assert view.rank == 9
+    assert min(view.leverage.values()) == pytest.approx(1.0)
+    text = [r for r in rows if r.vector == "text_adapter"]
+    matrix = np.array([[r.coefficients.get(n, 0.0) for n in federation.cohort] for r in text])
+    sums = np.stack([results[r.recipient].sealed.vector_sum for r in text]).astype(float)
+    solved = np.linalg.solve(matrix, sums)
+    truth = np.stack([federation.flat(n, "text_adapter") for n in federation.cohort])
+    assert np.abs(solved - truth).max() < 0.05 * np.abs(truth).max()
+
+
+def test_every_coalition_up_to_the_bound_is_reported(monkeypatch) -> None:
+    clear_distances.install(monkeypatch)
+    report = report_of(Federation(options={"max_colluders": 2, "min_contributors": 4}).run())
+    viewers = {view.viewer for view in report.views if view.vector == "text_adapter"}
+    assert len(viewers) == 1 + 9 + 36
+    single = next(v for v in report.views if v.viewer == ("client-01",) and v.num_distances)
+    assert single.rank == 1 and single.num_distances == 8
+    pair, victim, leverage = report.worst(2)["text_adapter"]
+    assert len(pair) == 2 and victim not in pair
+    assert leverage >= report.worst(1)["text_adapter"][2]
+    assert report.worst(0)["text_adapter"][2] == 0.0
+
+
+def test_both_visibilities_leak_the_same_sums(monkeypatch) -> None:
+    """Visibility changes what the server knows of the graph, not what the sums determine."""
+    clear_distances.install(monkeypatch)
+    hidden = report_of(Federation().run())
+    visible = report_of(Federation(options={"neighbour_visibility": "visible"}).run())
+    for one, other in zip(hidden.views, visible.views, strict=True):
+        assert one.rank == other.rank
+        assert one.leverage == pytest.approx(other.leverage)
+
+
+def test_sets_that_are_one_client_apart_are_reported() -> None:
+    rounds = {
+        "round-1": {"all": ("a", "b", "c", "d"), "other": ("a", "b", "c")},
+        "round-2": {"all": ("a", "b", "c"), "other": ("a", "b", "c")},
+        "round-3": {"all": ("a", "b", "d")},
+    }
+    assert close_survivor_sets(rounds) == [("all", "round-1", "round-2", ("d",))]
