@@ -44,8 +44,13 @@ class Leaf:
 
     @property
     def option(self) -> str:
-        """The command-line option: the field's own name, without that of its section."""
-        return "--" + self.path[-1].replace("_", "-")
+        """The command-line option: the field's own name, without that of its section.
+
+        `json_schema_extra={"option": "json"}` gives it another, where pydantic needs that name.
+        """
+        extra = self.field.json_schema_extra
+        given = extra.get("option") if isinstance(extra, dict) else None
+        return "--" + str(given or self.path[-1]).replace("_", "-")
 
     @property
     def annotation(self) -> Any:
