@@ -1,6 +1,6 @@
 """Make the shipped base checkpoint: ``python -m pilot_secure.pretrain --out DIR``.
 
-Runs on the CPU in about 25 minutes of two cores. Deterministic by seed on one machine; if it is
+Runs on the CPU in about 50 minutes of two cores. Deterministic by seed on one machine; if it is
 stopped, the same command goes on from the last saved step. ``--evaluate`` scores a checkpoint
 (the shipped one unless ``--out`` is given) and writes its figures and model card.
 """
@@ -59,23 +59,30 @@ def _pretrain(options: argparse.Namespace, report: Callable[[str], None]) -> Non
     )
     report("features of the pool")
     features = pool_features(model, pool, seed=options.seed)
-    report("connector and language model: answers")
-    train_answers(
-        model,
-        processor.tokenizer,
-        pool,
-        features,
-        steps=options.answer_steps,
-        seed=options.seed,
-        state_file=work / "answers.pt",
-        report=report,
-    )
+    for part, steps, seed, learning_rate, length_power in (
+        ("answers", options.answer_steps, options.seed, 2e-3, 0.0),
+        ("refinement", options.refine_steps, options.seed + 1, 1e-3, 0.5),
+    ):
+        report(f"connector and language model: {part}")
+        train_answers(
+            model,
+            processor.tokenizer,
+            pool,
+            features,
+            steps=steps,
+            seed=seed,
+            state_file=work / f"{part}.pt",
+            report=report,
+            learning_rate=learning_rate,
+            length_power=length_power,
+        )
     model.save_pretrained(options.out)
     processor.save_pretrained(options.out)
     recipe = {
         "images": options.images,
         "tower_steps": options.tower_steps,
         "answer_steps": options.answer_steps,
+        "refine_steps": options.refine_steps,
         "seed": options.seed,
         "minutes": round((time.monotonic() - began) / 60, 1),
     }
@@ -93,7 +100,7 @@ def _evaluate(options: argparse.Namespace, report: Callable[[str], None]) -> Non
     command = (
         f"python -m pilot_secure.pretrain --out DIR --images {recipe['images']} "
         f"--tower-steps {recipe['tower_steps']} --answer-steps {recipe['answer_steps']} "
-        f"--seed {recipe['seed']}"
+        f"--refine-steps {recipe['refine_steps']} --seed {recipe['seed']}"
     )
     card = model_card(
         figures,
@@ -124,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, default=50_000, help="drawn images")
     parser.add_argument("--tower-steps", type=int, default=3000, help="steps of 64 images")
     parser.add_argument("--answer-steps", type=int, default=2800, help="steps of 32 images")
+    parser.add_argument("--refine-steps", type=int, default=4000, help="steps at a lower rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     return parser

@@ -42,6 +42,9 @@ Prompts are those of LLaVA-1.5 (Vicuna v1 template); `pilot_secure.data.prompts`
 
 {mixture}
 
+4. {refine_steps} more such steps at half the learning rate, in which a token of a long answer
+   weighs less, by the square root of the answer's length.
+
 Seed {seed}; {minutes:.0f} minutes on two CPU cores that were shared with other work.
 
 ## How good it is
@@ -79,6 +82,7 @@ def model_card(
     images: int,
     tower_steps: int,
     answer_steps: int,
+    refine_steps: int,
     seed: int,
     minutes: float,
 ) -> str:
@@ -90,6 +94,7 @@ def model_card(
         images=images,
         tower_steps=tower_steps,
         answer_steps=answer_steps,
+        refine_steps=refine_steps,
         seed=seed,
         minutes=minutes,
         samples=figures.samples,

@@ -25,12 +25,16 @@ class PackedExchange(NamedTuple):
 
 
 class PackedBatch(NamedTuple):
-    """input_ids, position_ids, labels: int64 [B, T]; attention_mask: bool [B, 1, T, T]."""
+    """input_ids, position_ids, labels: int64 [B, T]; attention_mask: bool [B, 1, T, T].
+
+    answer_lengths int64 [B, T]: at every token of an answer, how many tokens that answer has.
+    """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
+    answer_lengths: torch.Tensor
 
 
 def prefix_ids(tokenizer: PreTrainedTokenizerBase, image_tokens: int) -> list[int]:
@@ -70,7 +74,7 @@ def within_budget(exchanges: list[PackedExchange], start: int, budget: int) -> l
 def pack(prefix: list[int], images: list[list[PackedExchange]], pad_id: int) -> PackedBatch:
     """Pack a batch; padding sees only itself and carries no label."""
     rows = [_pack_one(prefix, exchanges) for exchanges in images]
-    length = max(len(ids) for ids, _, _, _ in rows)
+    length = max(len(row[0]) for row in rows)
 
     def padded(column: int, fill: int) -> torch.Tensor:
         return torch.tensor([row[column] + [fill] * (length - len(row[column])) for row in rows])
@@ -80,20 +84,21 @@ def pack(prefix: list[int], images: list[list[PackedExchange]], pad_id: int) -> 
     same = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     visible = (same & causal) | torch.eye(length, dtype=torch.bool)
-    return PackedBatch(input_ids, positions, visible[:, None], labels)
+    return PackedBatch(input_ids, positions, visible[:, None], labels, padded(4, 0))
 
 
 def _pack_one(
     prefix: list[int], exchanges: list[PackedExchange]
-) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Ids, positions, segments (0: prefix) and labels of one image."""
+) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
+    """Ids, positions, segments (0: prefix), labels and answer lengths of one image."""
     start = len(prefix)
     ids, positions = list(prefix), list(range(start))
-    segments, labels = [0] * start, [IGNORED] * start
+    segments, labels, lengths = [0] * start, [IGNORED] * start, [0] * start
     for segment, (instruction, answer) in enumerate(exchanges, 1):
         size = len(instruction) + len(answer)
         ids += instruction + answer
         positions += range(start, start + size)
         segments += [segment] * size
         labels += [IGNORED] * len(instruction) + answer
-    return ids, positions, segments, labels
+        lengths += [0] * len(instruction) + [len(answer)] * len(answer)
+    return ids, positions, segments, labels, lengths

@@ -44,6 +44,7 @@ def test_packed_exchanges_are_scored_as_if_each_stood_alone():
         ignore_index=IGNORED,
         reduction="none",
     )
+    answer_lengths = batch.answer_lengths[batch.labels != IGNORED].tolist()
     packed = packed[batch.labels[:, 1:].flatten() != IGNORED]
 
     flat = [(exchange, image) for image, asked in enumerate(EXCHANGES) for exchange in asked]
@@ -55,6 +56,7 @@ def test_packed_exchanges_are_scored_as_if_each_stood_alone():
         with torch.no_grad():
             mean = answer_losses(model, single, tokens[image : image + 1])
         alone.append((mean.item(), count))
+    assert answer_lengths == [count for _, count in alone for _ in range(count)]
     means = [part.mean().item() for part in packed.split([count for _, count in alone])]
     assert means == pytest.approx([mean for mean, _ in alone], rel=1e-4)
 

@@ -147,6 +147,7 @@ def test_the_card_holds_the_figures():
         images=5,
         tower_steps=6,
         answer_steps=7,
+        refine_steps=8,
         seed=8,
         minutes=9.2,
     )
