@@ -76,9 +76,7 @@ class AggregationClient:
         if identity.name not in parameters.cohort:
             raise ParameterError(f"{identity.name} is not in the cohort")
         if not 1 <= inputs.num_samples <= parameters.max_samples:
-            raise InputError(
-                f"{identity.name}: num_samples must be 1 to {parameters.max_samples}"
-            )
+            raise InputError(f"{identity.name}: num_samples must be 1 to {parameters.max_samples}")
         if len(inputs.previous_results) != 32:
             raise InputError(f"{identity.name}: previous_results must be 32 bytes")
         self._context = Context(parameters, identity, roster, inputs, entropy, guard)
@@ -106,9 +104,7 @@ class AggregationClient:
         """
         if isinstance(self._state, Failed):
             raise LocalProtocolError(f"{self._context.name}: {self._state.reason}")
-        message = open_frame(
-            request, self._context.roster, SERVER, self._state.label, self._limit
-        )
+        message = open_frame(request, self._context.roster, SERVER, self._state.label, self._limit)
         self._check_order(message)
         try:
             state, reply = self._step(message, request)

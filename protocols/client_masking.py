@@ -31,9 +31,7 @@ from protocols.ring import CHUNK, WEIGHT_STEP, FixedPoint, FlatVector, Packed, c
 from protocols.selection import Chosen, weight
 
 
-def on_plan(
-    context: Context, state: Shared | Selected, message: Plan
-) -> tuple[Uploaded, bytes]:
+def on_plan(context: Context, state: Shared | Selected, message: Plan) -> tuple[Uploaded, bytes]:
     """Check plan, shares and neighbour lists, then upload every masked term at once."""
     session = state.session
     held = open_shares(context, session, message)
@@ -54,18 +52,12 @@ def on_plan(
     )
     del jobs
     frame = seal(upload, context.identity)
-    applied = {
-        item.recipient: weights[item.id] for item in agreement.sums if item.id in weights
-    }
-    uploaded = Uploaded(
-        session, agreement, held, frame_hash(frame), row, applied, clip_counts
-    )
+    applied = {item.recipient: weights[item.id] for item in agreement.sums if item.id in weights}
+    uploaded = Uploaded(session, agreement, held, frame_hash(frame), row, applied, clip_counts)
     return uploaded, frame
 
 
-def open_shares(
-    context: Context, session: Session, message: Plan
-) -> dict[str, tuple[bytes, ...]]:
+def open_shares(context: Context, session: Session, message: Plan) -> dict[str, tuple[bytes, ...]]:
     """Return the peers' shares after comparing each with its commitment, and the own ones.
 
     Raises:

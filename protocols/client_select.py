@@ -189,9 +189,7 @@ def padded_list_bytes(num_neighbours: int) -> int:
     return 512 + 66 * (num_neighbours + 2)
 
 
-def open_list(
-    context: Context, session: Session, peer: str, data: bytes
-) -> tuple[Chosen, bytes]:
+def open_list(context: Context, session: Session, peer: str, data: bytes) -> tuple[Chosen, bytes]:
     """Return a peer's checked selection, and its signed frame.
 
     ``data`` is the box's ciphertext (hidden) or the frame itself (visible).

@@ -184,4 +184,3 @@ def _seal_shares(context: Context, session: Session, peer: str, held: tuple[byte
     except ValueError:
         raise BadKey(peer, "share", "no secret follows from its key") from None
     return channel.seal(SHARES_USAGE, context.name, peer, b"".join(held))
-

@@ -31,8 +31,7 @@ _ORDER_8 = (
     39382357235489614581723060781553021112529911719440698176882885853963445705823,
 )
 SMALL_ORDER_KEYS = frozenset(
-    value.to_bytes(32, "little")
-    for value in (0, 1, *_ORDER_8, _PRIME - 1, _PRIME, _PRIME + 1)
+    value.to_bytes(32, "little") for value in (0, 1, *_ORDER_8, _PRIME - 1, _PRIME, _PRIME + 1)
 )
 
 

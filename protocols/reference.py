@@ -91,8 +91,7 @@ def distance_rows(
         return {}
     flat = {client: vectors[client][name].astype(float) for client in present}
     return {
-        k: {j: float(np.linalg.norm(flat[k] - flat[j])) for j in present if j != k}
-        for k in present
+        k: {j: float(np.linalg.norm(flat[k] - flat[j])) for j in present if j != k} for k in present
     }
 
 

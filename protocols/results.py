@@ -40,9 +40,7 @@ def mean_of(
     return mean
 
 
-def decode_sum(
-    fixed_point: FixedPoint, packed: Packed, masks: MaskStream
-) -> NDArray[np.float32]:
+def decode_sum(fixed_point: FixedPoint, packed: Packed, masks: MaskStream) -> NDArray[np.float32]:
     """Return the float32 sum, [D], of packed words after adding ``masks``, chunk by chunk."""
     out = np.empty(packed.length, np.float32)
     words = np.empty(CHUNK, np.uint32)
@@ -184,4 +182,3 @@ def _recipient_masks(
         key = recipient_mask_key(secret, session.id, planned.id, name, context.name)
         masks.append(MaskKey(key, -1))
     return masks
-

@@ -274,9 +274,7 @@ class Select(Phase):
             for peer in self.clients
             if peer != client
         )
-        return DistanceDelivery(
-            session=self.session, sender=SERVER, recipient=client, boxes=boxes
-        )
+        return DistanceDelivery(session=self.session, sender=SERVER, recipient=client, boxes=boxes)
 
     def take(self, client: str, message: Message, frame: bytes) -> None:
         """Keep one neighbour list: in clear, or in boxes of one length for every peer."""

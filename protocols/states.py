@@ -58,9 +58,7 @@ SERVER_PHASES: tuple[Transition, ...] = (
 )
 
 
-def find(
-    table: tuple[Transition, ...], state: str, event: str, selects: bool
-) -> Transition | None:
+def find(table: tuple[Transition, ...], state: str, event: str, selects: bool) -> Transition | None:
     """Return the row for an event in a state, or None."""
     other = "without distances" if selects else "with distances"
     for row in table:

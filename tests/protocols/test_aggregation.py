@@ -17,9 +17,7 @@ def replayed(federation: Federation):
         if client.result is not None
     }
     selections = {name: Chosen(r.neighbours, r.scale) for name, r in results.items()}
-    weights = {
-        k: {j: r.weights[k] for j, r in results.items() if k in r.weights} for k in results
-    }
+    weights = {k: {j: r.weights[k] for j, r in results.items() if k in r.weights} for k in results}
     return aggregate(
         federation.parameters,
         {
@@ -45,9 +43,7 @@ def assert_equals_reference(federation: Federation) -> None:
         assert np.abs(report.means[spec.id] - clear.mean).max() <= bound
         for client in federation.clients.values():
             if client.result is not None:
-                np.testing.assert_array_equal(
-                    client.result.means[spec.id], report.means[spec.id]
-                )
+                np.testing.assert_array_equal(client.result.means[spec.id], report.means[spec.id])
     for spec in federation.parameters.sums:
         if spec.recipient == "server" or spec.id not in report.opened:
             continue

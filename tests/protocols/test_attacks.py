@@ -436,9 +436,7 @@ def test_a_share_that_its_dealer_did_not_commit_to_is_refused() -> None:
             return frame
         lists = read(federation, name, frame).commitments
         wrong = lists[2].model_copy(update={"digests": (bytes(32), *lists[2].digests[1:])})
-        return client_says(
-            federation, name, frame, commitments=(*lists[:2], wrong, *lists[3:])
-        )
+        return client_says(federation, name, frame, commitments=(*lists[:2], wrong, *lists[3:]))
 
     federation.run(on_reply=other_commitment)
     assert isinstance(federation.errors[VICTIM], BadShare)
@@ -509,9 +507,7 @@ def test_a_task_below_the_minimum_gets_no_terms_from_its_members(monkeypatch) ->
     from protocols.messages import PlannedSum
 
     def insist(message):
-        pair = PlannedSum(
-            id="task-2", recipient=SERVER, contributors=("client-03", "client-06")
-        )
+        pair = PlannedSum(id="task-2", recipient=SERVER, contributors=("client-03", "client-06"))
         return {"sums": tuple(sorted([*message.sums, pair], key=lambda s: s.id))}
 
     federation.run(on_request=cheat_at(federation, "masked_input", VICTIM, insist))
@@ -790,6 +786,4 @@ def test_unsafe_parameters_are_refused(options, expected: str) -> None:
 def test_a_ring_without_headroom_for_its_cohort_is_refused() -> None:
     cohort = names(4096)
     with pytest.raises(ParameterError, match="16 leaves 7 levels to 4096 contributors"):
-        plain().parameters_for(
-            cohort=cohort, sums=plain_sum(cohort), threshold=2050, ring_bits=16
-        )
+        plain().parameters_for(cohort=cohort, sums=plain_sum(cohort), threshold=2050, ring_bits=16)

@@ -135,7 +135,9 @@ def test_every_state_and_event_is_either_in_the_table_or_refused(plain: bool, mo
 def test_the_specification_shows_the_tables_diagrams() -> None:
     text = SPEC.read_text()
     for table in (states.CLIENT, states.SERVER_PHASES):
-        assert states.diagram(table) in text, "run `python -m protocols.schema --diagrams` and paste"
+        assert states.diagram(table) in text, (
+            "run `python -m protocols.schema --diagrams` and paste"
+        )
 
 
 def test_the_specification_names_every_message_field_and_error() -> None:

@@ -61,9 +61,7 @@ def test_unsealed_sums_would_hand_the_server_every_text_adapter(monkeypatch) -> 
     results = {n: c.result for n, c in federation.clients.items()}
     samples = {n: i.num_samples for n, i in federation.inputs.items()}
     report = federation.server.report
-    rows = rows_from_results(
-        federation.parameters, report.plan, report.opened, results, samples
-    )
+    rows = rows_from_results(federation.parameters, report.plan, report.opened, results, samples)
     clear = [OpenedRow(r.vector, "server", r.coefficients) for r in rows]
     view = view_of("text_adapter", federation.cohort, ("server",), clear)
     assert view.rank == 9
