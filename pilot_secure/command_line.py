@@ -84,7 +84,10 @@ def build_parser(
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", metavar="FILE", default=argparse.SUPPRESS, help="YAML file to start from, or the name of a shipped one"
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="YAML file, or the name of a shipped one",
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for leaf in options:

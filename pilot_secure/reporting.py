@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -33,6 +34,8 @@ def print_report(console: Console, summary: Summary, folder: Path) -> None:
     console.print(scores_table(summary))
     console.print(phases_table(summary))
     for line in drop_out_lines(summary):
+        console.print(line, highlight=False)
+    for line in leakage_lines(summary):
         console.print(line, highlight=False)
     for note in summary.notes:
         console.print(f"note: {note}", highlight=False)
@@ -116,3 +119,41 @@ def drop_out_lines(summary: Summary) -> list[str]:
         f"attempt {d.attempt}"
         for d in summary.drop_outs
     ]
+
+
+def leakage_lines(summary: Summary) -> list[str]:
+    """The most exposed client of every vector, for the server and each size of coalition.
+
+    Leverage 1 means that the viewer's sums determine the client's vector, 0 that they say
+    nothing of it beyond what the others' vectors cover.
+    """
+    extra = summary.leakage.model_extra or {}
+    worst: dict[tuple[int, str], dict[str, Any]] = {}
+    for aggregation in extra.get("aggregations", []):
+        for entry in aggregation["worst"]:
+            key = (entry["coalition_size"], entry["vector"])
+            if key not in worst or entry["leverage"] > worst[key]["leverage"]:
+                worst[key] = {**entry, "round": aggregation["round"]}
+    lines = [
+        f"leakage: {_viewer(size)} knows at most leverage {entry['leverage']:.2f} of a "
+        f"{vector.replace('_', ' ')} ({entry['victim']}, round {entry['round']})"
+        for (size, vector), entry in sorted(worst.items())
+    ]
+    if "distances" in extra:
+        bits = extra["distances"]["malicious_bits_per_victim_and_aggregation"]
+        lines.append(
+            f"leakage: colluding clients that cheat learn at most {bits:.0f} bits of a victim's "
+            "text adapter from distances in an aggregation"
+        )
+    for entry in extra.get("close_survivors", []):
+        lines.append(
+            f"leakage: {entry['sum']} of {entry['earlier']} and {entry['later']} differ by "
+            f"{', '.join(entry['clients'])} alone"
+        )
+    return lines
+
+
+def _viewer(size: int) -> str:
+    if size == 0:
+        return "the server"
+    return "a client" if size == 1 else f"a coalition of {size}"

@@ -7,6 +7,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from pilot_secure.adapter_files import save_connector, save_text_adapter
 from pilot_secure.config import SimulationConfig
@@ -19,6 +20,7 @@ from pilot_secure.federation.agreement import Agreement
 from pilot_secure.federation.client import FederationClient
 from pilot_secure.federation.faults import FaultyTransport
 from pilot_secure.federation.journal import RunJournal
+from pilot_secure.federation.leakage import run_leakage
 from pilot_secure.federation.metering import MeteredTransport
 from pilot_secure.federation.methods import METHODS
 from pilot_secure.federation.recording import RecordedTransport
@@ -92,7 +94,7 @@ class Simulation:
                 )
                 for phase, client in self.faults.events
             ),
-            leakage=Leakage(),
+            leakage=Leakage(**self._leakage()),
             notes=tuple(self._notes()),
         )
 
@@ -111,6 +113,10 @@ class Simulation:
             if self.server.aggregates
             else after_local,
         )
+
+    def _leakage(self) -> dict[str, Any]:
+        samples = {name: client.num_samples for name, client in self.clients.items()}
+        return run_leakage(self.server.events.reports, self.journal.results, samples)
 
     def _notes(self) -> list[str]:
         notes = [
