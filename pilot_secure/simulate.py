@@ -50,10 +50,24 @@ def _announce(console: Console, config: SimulationConfig, folder: RunFolder) -> 
         highlight=False,
         soft_wrap=True,
     )
-    if not config.security.secure_agg:
-        console.print(
-            "clear mode: the server sees every adapter; --secure-agg hides them", highlight=False
-        )
+    console.print(_mode(config), highlight=False, soft_wrap=True)
+
+
+def _mode(config: SimulationConfig) -> str:
+    """Return one line on who sees what."""
+    security = config.security
+    if config.federation.method == "local":
+        return "nothing is exchanged"
+    if not security.secure_agg:
+        return "clear mode: the server sees every adapter; --secure-agg hides them"
+    sketch = "exact" if security.sketch_size is None else f"sketch of {security.sketch_size}"
+    visible = security.neighbour_visibility == "visible"
+    return (
+        f"secure aggregation: {security.ring_bits}-bit ring, at least "
+        f"{security.min_contributors} contributors a sum, {security.max_colluders} colluding "
+        f"client{'' if security.max_colluders == 1 else 's'} tolerated, neighbours "
+        f"{'visible' if visible else 'hidden'}, encrypted distances ({sketch})"
+    )
 
 
 def simulate(
