@@ -13,6 +13,7 @@ from protocols.client_setup import MASK_KEY, SHARES_USAGE, share_commitments
 from protocols.client_states import Agreement, Context, Selected, Session, Shared, Uploaded
 from protocols.errors import BadPlan, BadShare, InputError
 from protocols.frame import frame_hash, seal
+from protocols.graph import sharing_threshold
 from protocols.identity import SERVER
 from protocols.keys import pairwise_mask_key, recipient_mask_key, self_mask_key
 from protocols.masks import MaskKey, MaskStream
@@ -70,9 +71,9 @@ def open_shares(context: Context, session: Session, message: Plan) -> dict[str, 
         if owner in held or owner not in session.adverts:
             raise BadPlan(SERVER, phase, "shares of strangers or repeated ones")
         held[owner] = _open_shares_from(context, session, delivery)
-    if set(held) != {*message.participants, context.name}:
+    if set(held) != {context.name, *(n for n in message.participants if n in session.adverts)}:
         raise BadPlan(SERVER, phase, "the shares are not those of the participants")
-    if len(held) < context.parameters.threshold:
+    if len(held) < sharing_threshold(context.parameters):
         raise BadPlan(SERVER, phase, f"shares of {len(held)} members, below the threshold")
     return held
 
@@ -103,7 +104,7 @@ def check_plan(context: Context, state: Shared | Selected, message: Plan) -> Agr
     """
     phase, parameters, session = "masked_input", context.parameters, state.session
     participants = message.participants
-    if context.name not in participants or not set(participants) <= set(session.adverts):
+    if context.name not in participants or not set(participants) <= set(session.members):
         raise BadPlan(SERVER, phase, "participants without us, or with strangers")
     if len(participants) < parameters.threshold:
         raise BadPlan(SERVER, phase, f"{len(participants)} participants, below the threshold")
@@ -202,7 +203,7 @@ def mask_keys(context: Context, session: Session, planned: PlannedSum) -> list[M
     me = context.name
     masks = [MaskKey(self_mask_key(session.seeds[planned.id], session.id, planned.id, me), 1)]
     for peer in planned.contributors:
-        if peer != me:
+        if peer != me and peer in session.adverts:
             secret = session.mask_secret(peer)
             key = pairwise_mask_key(secret, session.id, planned.id, me, peer)
             masks.append(MaskKey(key, 1 if me < peer else -1))

@@ -13,6 +13,7 @@ from protocols.errors import (
     WrongSession,
 )
 from protocols.frame import expect, frame_hash, open_frame, seal
+from protocols.graph import peers_of, sharing_threshold
 from protocols.identity import SERVER, SIGNATURE_BYTES
 from protocols.keys import EphemeralKeys, SmallOrderKey, check_public_key
 from protocols.messages import (
@@ -61,33 +62,40 @@ def refuse_second_attempt(context: Context) -> None:
 
 
 def open_advertisements(
-    context: Context, state: Advertised, frames: tuple[bytes, ...]
-) -> tuple[bytes, dict[str, Advertisement]]:
-    """Return the session id and the checked advertisements by name.
+    context: Context, state: Advertised, message: Advertisements
+) -> tuple[bytes, tuple[str, ...], dict[str, Advertisement]]:
+    """Return the session id, its members, and the checked advertisements of self and peers.
 
     Raises:
         BadKey: small-order or repeated keys, or own keys that were replaced.
-        BadPlan: strangers, repetitions, too few members, or differing previous results.
+        BadPlan: strangers, repetitions, too few members, or other peers than the graph gives.
+        WrongSession: a peer accepted other results in the last aggregation.
     """
     phase, parameters = "share", context.parameters
     adverts: dict[str, Advertisement] = {}
-    hashes: dict[str, bytes] = {}
-    for frame in frames:
+    hashes = {item.party: item.digest for item in message.others}
+    if len(hashes) != len(message.others) or (hashes and parameters.graph is None):
+        raise BadPlan(SERVER, phase, "hashes of advertisements that are not to be left out")
+    for frame in message.advertisements:
         name = claimed_sender(frame, phase)
-        if name not in parameters.cohort or name in adverts:
+        if name not in parameters.cohort or name in hashes:
             raise BadPlan(SERVER, phase, "advertisements of strangers or repeated ones")
-        message = open_frame(frame, context.roster, name, phase, MAX_FRAME)
-        adverts[name] = expect(message, Advertisement, parameters.digest(), SERVER, phase)
+        opened = open_frame(frame, context.roster, name, phase, MAX_FRAME)
+        adverts[name] = expect(opened, Advertisement, parameters.digest(), SERVER, phase)
         hashes[name] = frame_hash(frame)
-    if hashes.get(context.name) != frame_hash(state.frame):
+    if context.name not in adverts or hashes[context.name] != frame_hash(state.frame):
         raise BadKey(SERVER, phase, "our own advertisement is missing or was replaced")
-    if len(adverts) < parameters.threshold:
-        raise BadPlan(SERVER, phase, f"{len(adverts)} members, below {parameters.threshold}")
+    members = tuple(sorted(hashes))
+    if len(members) < parameters.threshold or not set(members) <= set(parameters.cohort):
+        raise BadPlan(SERVER, phase, f"{len(members)} members, below {parameters.threshold}")
+    session = session_id(parameters, hashes)
+    if set(adverts) != {context.name, *peers_of(parameters, session, members, context.name)}:
+        raise BadPlan(SERVER, phase, "advertisements of others than our peers in the graph")
     check_keys(adverts, phase)
     for name, advert in adverts.items():
         if advert.previous_results != context.inputs.previous_results:
             raise WrongSession(name, phase, "it accepted other results in the last aggregation")
-    return session_id(parameters, hashes), adverts
+    return session, members, adverts
 
 
 def claimed_sender(frame: bytes, phase: str) -> str:
@@ -107,29 +115,39 @@ def claimed_sender(frame: bytes, phase: str) -> str:
 
 
 def check_keys(adverts: dict[str, Advertisement], phase: str) -> None:
-    """Refuse small-order keys and any key that appears twice in the cohort."""
+    """Refuse small-order keys and any key that appears twice among these members."""
     seen: dict[bytes, str] = {}
     for name, advert in adverts.items():
-        for key in (advert.share_key, advert.mask_key, advert.recipient_key):
-            try:
-                check_public_key(key)
-            except SmallOrderKey as error:
-                raise BadKey(name, phase, str(error)) from None
-            if key in seen:
-                raise BadKey(name, phase, f"a key that {seen[key]} advertises too")
-            seen[key] = name
+        check_new_keys(name, advert, seen, phase)
+
+
+def check_new_keys(name: str, advert: Advertisement, seen: dict[bytes, str], phase: str) -> None:
+    """Check one member's keys and add them to those ``seen`` (key -> owner).
+
+    Raises:
+        BadKey: a small-order key, or one that was seen before; then none is added.
+    """
+    keys = (advert.share_key, advert.mask_key, advert.recipient_key)
+    for place, key in enumerate(keys):
+        try:
+            check_public_key(key)
+        except SmallOrderKey as error:
+            raise BadKey(name, phase, str(error)) from None
+        if key in seen or key in keys[:place]:
+            raise BadKey(name, phase, f"a key that {seen.get(key, name)} advertises too")
+    seen.update(dict.fromkeys(keys, name))
 
 
 def on_advertisements(
     context: Context, state: Advertised, message: Advertisements
 ) -> tuple[Shared, bytes]:
     """Fix the session and share the mask key and one self-mask seed per sum."""
-    identity, adverts = open_advertisements(context, state, message.advertisements)
+    identity, members, adverts = open_advertisements(context, state, message)
     specs = context.parameters.sums_of(context.name)
     seeds = {spec.id: context.entropy.read(shares.SECRET_BYTES) for spec in specs}
-    members = sorted(adverts)
-    by_holder = split_secrets(context, state.keys, seeds, members)
-    session = Session(identity, adverts, state.keys, seeds, by_holder[context.name])
+    holders = sorted(adverts)
+    by_holder = split_secrets(context, state.keys, seeds, holders)
+    session = Session(identity, members, adverts, state.keys, seeds, by_holder[context.name])
     names = [MASK_KEY, *seeds]
     reply = EncryptedShares(
         session=identity,
@@ -137,7 +155,7 @@ def on_advertisements(
         recipient=SERVER,
         boxes=tuple(
             Box(party=peer, ciphertext=_seal_shares(context, session, peer, by_holder[peer]))
-            for peer in members
+            for peer in holders
             if peer != context.name
         ),
         commitments=tuple(
@@ -145,7 +163,7 @@ def on_advertisements(
                 party=peer,
                 digests=share_commitments(identity, context.name, peer, names, by_holder[peer]),
             )
-            for peer in members
+            for peer in holders
         ),
         seed_commitments=tuple(
             shares.commit_secret(identity, context.name, sum_id, seed)
@@ -156,11 +174,11 @@ def on_advertisements(
 
 
 def split_secrets(
-    context: Context, keys: EphemeralKeys, seeds: dict[str, bytes], members: list[str]
+    context: Context, keys: EphemeralKeys, seeds: dict[str, bytes], holders: list[str]
 ) -> dict[str, tuple[bytes, ...]]:
     """Return {holder: shares}, the mask key's first, then the seeds' in order of sum ids."""
-    coordinates = {name: context.roster.coordinate(name) for name in members}
-    threshold = context.parameters.threshold
+    coordinates = {name: context.roster.coordinate(name) for name in holders}
+    threshold = sharing_threshold(context.parameters)
     dealt = [
         shares.split(secret, threshold, coordinates.values(), context.entropy)
         for secret in (keys.mask.secret, *seeds.values())

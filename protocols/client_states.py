@@ -95,9 +95,14 @@ class Advertised:
 
 @dataclass(frozen=True)
 class Session:
-    """The agreed cohort and this client's secrets in it. ``seeds`` maps sum ids to seeds."""
+    """The agreed members and this client's secrets.
+
+    ``adverts`` holds the keys of this client and of its peers in the sharing graph (everybody's
+    when it is complete); ``seeds`` maps sum ids to self-mask seeds.
+    """
 
     id: bytes
+    members: tuple[str, ...]
     adverts: Mapping[str, Advertisement] = field(repr=False)
     keys: EphemeralKeys
     seeds: Mapping[str, bytes] = field(repr=False)

@@ -12,6 +12,7 @@ from protocols.client_states import (
 )
 from protocols.errors import BadSurvivors
 from protocols.frame import seal
+from protocols.graph import sharing_threshold
 from protocols.identity import SERVER
 from protocols.messages import (
     Consistency,
@@ -81,7 +82,7 @@ def on_unmask_request(
         if may_open(context.parameters, planned, state.survivors, neighbours)
     ]
     seed_shares = []
-    for owner in state.survivors:
+    for owner in (name for name in state.survivors if name in held):
         places = {s.id: i for i, s in enumerate(context.parameters.sums_of(owner), start=1)}
         for planned in openable:
             if owner in planned.contributors:
@@ -92,7 +93,9 @@ def on_unmask_request(
         sender=context.name,
         recipient=SERVER,
         seed_shares=tuple(seed_shares),
-        key_shares=tuple(KeyShare(owner=name, share=held[name][0]) for name in message.dropouts),
+        key_shares=tuple(
+            KeyShare(owner=name, share=held[name][0]) for name in message.dropouts if name in held
+        ),
     )
     context.guard.record(context.parameters.attempt_label)
     return Answered(state.uploaded, state.survivors), seal(reply, context.identity)
@@ -115,18 +118,19 @@ def check_unmask_request(context: Context, state: Confirmed, message: UnmaskRequ
     if set(message.dropouts) != set(participants) - set(state.survivors):
         raise BadSurvivors(SERVER, phase, "drop-outs other than the participants that are missing")
     signers = [item.party for item in message.signatures]
-    if len(set(signers)) != len(signers) or not set(signers) <= set(state.survivors):
+    heard = set(state.survivors) & set(state.uploaded.session.adverts)
+    if len(set(signers)) != len(signers) or not set(signers) <= heard:
         raise BadSurvivors(SERVER, phase, "signatures of strangers or repeated ones")
     agreeing = sum(
         context.roster.signed(item.party, item.signature, state.statement)
         for item in message.signatures
     )
-    if agreeing < context.parameters.threshold:
+    needed = sharing_threshold(context.parameters)
+    if agreeing < needed:
         raise BadSurvivors(
             SERVER,
             phase,
-            f"{agreeing} of {len(signers)} signatures agree with ours, "
-            f"{context.parameters.threshold} needed",
+            f"{agreeing} of {len(signers)} signatures agree with ours, {needed} needed",
         )
 
 

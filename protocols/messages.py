@@ -86,11 +86,23 @@ class Advertisement(Message):
     previous_results: Digest
 
 
+class AdvertisementDigest(Wire):
+    """The hash of a member's signed advertisement that is not sent along."""
+
+    party: Name
+    digest: Digest
+
+
 class Advertisements(Message):
-    """Server: the signed advertisements of everybody who takes part."""
+    """Server: the signed advertisements of the recipient's peers and its own.
+
+    With a regular graph, ``others`` has the hash of everybody else's, so that all agree on the
+    session; with the complete graph it is empty.
+    """
 
     kind: Literal["advertisements"] = "advertisements"
     advertisements: Annotated[tuple[SmallFrame, ...], Field(max_length=MAX_CLIENTS)]
+    others: Annotated[tuple[AdvertisementDigest, ...], Field(max_length=MAX_CLIENTS)]
 
 
 class EncryptedShares(Message):

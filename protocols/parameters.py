@@ -58,6 +58,25 @@ class SumSpec(BaseModel):
         return self.recipient != SERVER
 
 
+class SharingGraph(BaseModel):
+    """A regular graph instead of a complete one, for large cohorts and a SEMI-HONEST server.
+
+    Each client shares secrets and masks with ``degree`` others (even); ``threshold`` of their
+    shares open a secret. :func:`protocols.graph.smallest_graph` computes both.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    degree: int = Field(ge=2, le=MAX_CLIENTS, multiple_of=2)
+    threshold: int = Field(ge=2)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.threshold > self.degree:
+            raise ValueError("graph: the threshold is above the degree")
+        return self
+
+
 class AggregationParameters(BaseModel):
     """Everything that all parties must agree on; its digest is bound into the session id.
 
@@ -90,6 +109,7 @@ class AggregationParameters(BaseModel):
     distance_parameter_set: Name = "peer-4096"
     distance_norm_bound: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     eq12: Literal["normalised", "literal"] = "normalised"
+    graph: SharingGraph | None = None
 
     @classmethod
     def build(cls, **fields: object) -> Self:
@@ -147,6 +167,8 @@ class AggregationParameters(BaseModel):
                 problems.append(f"sum {spec.id}: {strangers} not in the cohort")
             if spec.vector not in self.vector_lengths or spec.vector not in self.clip:
                 problems.append(f"sum {spec.id}: vector {spec.vector} needs a length and a clip")
+        if self.graph is not None and any(spec.sealed for spec in self.sums):
+            problems.append("graph: sealed sums need the complete graph")
         if len({spec.vector for spec in self.sums if spec.contributors == "selected"}) > 1:
             problems.append("sums: all selected sums are of one vector")
         if self.selects and self.num_neighbours >= len(self.cohort):

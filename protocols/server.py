@@ -18,8 +18,10 @@ from protocols.identity import Identity, Roster
 from protocols.messages import OpenedSum, PlannedSum
 from protocols.parameters import AggregationParameters
 from protocols.results import mean_of
-from protocols.server_phases import Advertise, Phase, ServerContext, fault_text
-from protocols.server_sums import Deliver, MaskedInputs
+from protocols.server_masking import MaskedInputs
+from protocols.server_phase import Phase, ServerContext
+from protocols.server_setup import Advertise
+from protocols.server_unmask import Deliver
 
 
 @dataclass
@@ -131,7 +133,7 @@ class AggregationServer:
             message = open_frame(reply, self._context.roster, client, phase.name, self._limit)
             phase.take(client, message, reply)
         except PeerError as error:
-            self.report.faults[client] = fault_text(error)
+            self.report.faults[client] = f"{type(error).__name__}: {error}"
             raise
 
     def advance(self) -> None:

@@ -1,4 +1,4 @@
-"""The server's phases from the plan on: masked inputs, consistency, unmasking, delivery."""
+"""The server's last phases: consistency, unmasking, delivery."""
 
 from __future__ import annotations
 
@@ -9,110 +9,42 @@ from protocols import shares
 from protocols.accumulators import Accumulator
 from protocols.client_setup import MASK_KEY
 from protocols.errors import BadShare, MalformedMessage
-from protocols.frame import expect, frame_hash
+from protocols.frame import expect
+from protocols.graph import sharing_threshold
 from protocols.identity import SERVER
 from protocols.keys import KeyPair, pairwise_mask_key, self_mask_key
 from protocols.masks import MaskKey
 from protocols.messages import (
-    Box,
     Consistency,
     Delivery,
-    MaskedInput,
     Message,
     OpenedSum,
-    Plan,
     PlannedSum,
     Receipt,
-    Selection,
-    SharesFrom,
     SignedBy,
     SurvivorSet,
     UnmaskRequest,
     UnmaskShares,
 )
-from protocols.plan import plan_digest, plan_sums, statement
+from protocols.plan import plan_digest, statement
 from protocols.results import possible_samples
-from protocols.server_phases import Phase, Setup
+from protocols.server_phase import Phase, Setup
 
 
-class MaskedInputs(Phase):
-    """Publish the plan, add the masked uploads up as they come."""
+@dataclass(frozen=True)
+class Inputs:
+    """The masked inputs: who was planned to send them, the running sums, and what came."""
 
-    name, reply_kind = "masked_input", "masked_input"
+    setup: Setup
+    participants: tuple[str, ...]
+    sums: tuple[PlannedSum, ...]
+    accumulators: dict[str, Accumulator]
+    upload_hashes: Mapping[str, bytes]
 
-    def __init__(
-        self,
-        setup: Setup,
-        clients: tuple[str, ...],
-        selections: Mapping[str, Selection],
-        neighbours: Mapping[str, tuple[str, ...]] | None = None,
-    ) -> None:
-        super().__init__(setup.context, clients, setup.session)
-        parameters = setup.context.parameters
-        self.setup = setup
-        visible = parameters.neighbour_visibility == "visible"
-        self.sums = plan_sums(parameters, clients, (neighbours or {}) if visible else None)
-        self._selections = {
-            name: {box.party: box.ciphertext for box in selection.boxes}
-            | ({} if selection.boxes else dict.fromkeys(clients, selection.clear))
-            for name, selection in selections.items()
-        }
-        self.accumulators = {
-            planned.id: Accumulator(
-                planned.id,
-                parameters.ring_bits,
-                parameters.vector_lengths[parameters.sum(planned.id).vector],
-                setup.context.allocate,
-            )
-            for planned in self.sums
-        }
-        self.upload_hashes: dict[str, bytes] = {}
-
-    def request(self, client: str) -> Plan:
-        """Return the plan with this client's shares and the neighbour lists for it."""
-        peers = [name for name in self.clients if name != client]
-        return Plan(
-            session=self.session,
-            sender=SERVER,
-            recipient=client,
-            participants=self.clients,
-            sums=self.sums,
-            shares=tuple(self._shares_from(peer, client) for peer in peers),
-            selections=tuple(
-                Box(party=peer, ciphertext=self._selections[peer][client])
-                for peer in peers
-                if peer in self._selections
-            ),
-        )
-
-    def _shares_from(self, owner: str, holder: str) -> SharesFrom:
-        dealt = self.setup.shares[owner]
-        box = next(box for box in dealt.boxes if box.party == holder)
-        item = next(item for item in dealt.commitments if item.party == holder)
-        return SharesFrom(party=owner, ciphertext=box.ciphertext, digests=item.digests)
-
-    def take(self, client: str, message: Message, frame: bytes) -> None:
-        """Check all terms of an upload, then add all of them."""
-        upload = expect(message, MaskedInput, self.session, SERVER, self.name)
-        due = [planned.id for planned in self.sums if client in planned.contributors]
-        if [term.sum_id for term in upload.inputs] != due:
-            raise MalformedMessage(client, self.name, "not the terms that the plan asks for")
-        try:
-            parsed = [self.accumulators[term.sum_id].parse(term) for term in upload.inputs]
-        except ValueError as error:
-            raise MalformedMessage(client, self.name, str(error)) from None
-        for packed, term in zip(parsed, upload.inputs, strict=True):
-            self.accumulators[term.sum_id].add(client, packed, term)
-        self.upload_hashes[client] = frame_hash(frame)
-
+    @property
     def survivors(self) -> tuple[str, ...]:
-        """Return whose uploads are in the sums: the survivor set U."""
+        """Whose uploads are in the sums: the survivor set U."""
         return tuple(sorted(self.upload_hashes))
-
-    def finish(self) -> Phase:
-        """Ask for signatures of the survivor set next."""
-        self.enough(self.survivors())
-        return Consistent(self)
 
 
 class Consistent(Phase):
@@ -120,8 +52,8 @@ class Consistent(Phase):
 
     name, reply_kind = "consistency", "consistency"
 
-    def __init__(self, inputs: MaskedInputs) -> None:
-        super().__init__(inputs.context, inputs.survivors(), inputs.session)
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs.setup.context, inputs.survivors, inputs.setup.session)
         self.inputs = inputs
         self.signatures: dict[str, bytes] = {}
 
@@ -140,7 +72,7 @@ class Consistent(Phase):
         """Keep one signature; when lists are hidden only the clients can verify it."""
         reply = expect(message, Consistency, self.session, SERVER, self.name)
         if not self.context.parameters.selects:
-            plan = plan_digest(self.inputs.clients, self.inputs.sums)
+            plan = plan_digest(self.inputs.participants, self.inputs.sums)
             claim = statement(self.session, plan, {}, self.inputs.upload_hashes)
             self.context.roster.verify(client, reply.signature, claim, self.name)
         self.signatures[client] = reply.signature
@@ -164,13 +96,14 @@ class Unmask(Phase):
         super().__init__(consistent.context, consistent.survivors(), consistent.session)
         self.inputs, self.setup = consistent.inputs, consistent.inputs.setup
         self._signatures = consistent.signatures
-        self.present = self.inputs.survivors()
-        self.dropouts = tuple(n for n in self.inputs.clients if n not in self.present)
+        self.present = self.inputs.survivors
+        self.dropouts = tuple(n for n in self.inputs.participants if n not in self.present)
         self._held: dict[tuple[str, str], dict[int, bytes]] = {}
         self._answered: list[str] = []
 
     def request(self, client: str) -> UnmaskRequest:
-        """Return the signed survivor set and the request for shares."""
+        """Return the survivor set, its signatures by self and peers, and the request for shares."""
+        heard = {client, *self.setup.peers(client)}
         return UnmaskRequest(
             session=self.session,
             sender=SERVER,
@@ -180,6 +113,7 @@ class Unmask(Phase):
             signatures=tuple(
                 SignedBy(party=name, signature=signature)
                 for name, signature in sorted(self._signatures.items())
+                if name in heard
             ),
         )
 
@@ -190,7 +124,8 @@ class Unmask(Phase):
         revealed |= {(item.owner, item.sum_id): item.share for item in reply.seed_shares}
         if len(revealed) != len(reply.key_shares) + len(reply.seed_shares):
             raise MalformedMessage(client, self.name, "a share twice")
-        if {owner for owner, name in revealed if name == MASK_KEY} != set(self.dropouts):
+        due = set(self.dropouts) & set(self.setup.peers(client))
+        if {owner for owner, name in revealed if name == MASK_KEY} != due:
             raise MalformedMessage(client, self.name, "not one key share per drop-out")
         for (owner, name), share in revealed.items():
             self._check_share(client, owner, name, share)
@@ -200,13 +135,14 @@ class Unmask(Phase):
         self._answered.append(client)
 
     def _check_share(self, holder: str, owner: str, name: str, share: bytes) -> None:
-        if owner not in (self.present if name != MASK_KEY else self.dropouts):
+        dealt = self.setup.shares.get(owner)
+        asked = self.present if name != MASK_KEY else self.dropouts
+        item = next((c for c in dealt.commitments if c.party == holder), None) if dealt else None
+        if owner not in asked or item is None:
             raise BadShare(holder, self.name, f"a share of {owner} that nobody asked for")
         names = [MASK_KEY, *(spec.id for spec in self.context.parameters.sums_of(owner))]
         if name not in names:
             raise BadShare(holder, self.name, f"a share of {owner} for a sum that it is not in")
-        dealt = self.setup.shares[owner]
-        item = next(item for item in dealt.commitments if item.party == holder)
         expected = item.digests[names.index(name)]
         if shares.commit(self.session, owner, holder, name, share) != expected:
             raise BadShare(holder, self.name, f"a share of {owner} that it was not dealt")
@@ -258,14 +194,17 @@ class Unmask(Phase):
         for owner in gone:
             if owner not in keys:
                 keys[owner] = self._mask_key(owner)
-            for peer in there:
+            for peer in (name for name in self.setup.peers(owner) if name in there):
                 secret = keys[owner].exchange(self.setup.adverts[peer].mask_key)
                 key = pairwise_mask_key(secret, self.session, planned.id, owner, peer)
                 masks.append(MaskKey(key, -1 if peer < owner else 1))
         return masks
 
     def _reconstruct(self, owner: str, name: str) -> bytes:
-        held, threshold = self._held.get((owner, name), {}), self.context.parameters.threshold
+        held, threshold = (
+            self._held.get((owner, name), {}),
+            sharing_threshold(self.context.parameters),
+        )
         if len(held) < threshold:
             raise _CannotOpen("the clients released no shares: too few real terms survived")
         return shares.combine(dict(sorted(held.items())[:threshold]))

@@ -1,0 +1,89 @@
+"""What all phases of the server have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from protocols.accumulators import Allocate
+from protocols.errors import AttemptAborted
+from protocols.graph import peers_of
+from protocols.identity import Identity, Roster
+from protocols.messages import Advertisement, EncryptedShares, Message
+from protocols.parameters import AggregationParameters
+
+
+@dataclass(frozen=True)
+class ServerContext:
+    """What does not change during an attempt."""
+
+    parameters: AggregationParameters
+    identity: Identity = field(repr=False)
+    roster: Roster
+    allocate: Allocate
+
+
+class Phase(ABC):
+    """One exchange with the clients that are still there."""
+
+    name: ClassVar[str]
+    reply_kind: ClassVar[str]
+
+    def __init__(self, context: ServerContext, clients: tuple[str, ...], session: bytes) -> None:
+        self.context = context
+        self.clients = clients
+        self.session = session
+
+    @abstractmethod
+    def request(self, client: str) -> Message:
+        """Return the request for one client."""
+
+    @abstractmethod
+    def take(self, client: str, message: Message, frame: bytes) -> None:
+        """Check and keep one reply.
+
+        Raises:
+            PeerError: the reply breaks a rule; the client counts as dropped out.
+        """
+
+    @abstractmethod
+    def survivors(self) -> tuple[str, ...]:
+        """Return whose replies were kept."""
+
+    @abstractmethod
+    def finish(self) -> Phase | None:
+        """Return the next phase, or None after the last.
+
+        Raises:
+            AttemptAborted: the attempt cannot go on.
+        """
+
+    def enough(self, present: tuple[str, ...]) -> tuple[str, ...]:
+        """Return ``present`` if the threshold holds.
+
+        Raises:
+            AttemptAborted: too few are left.
+        """
+        if len(present) < self.context.parameters.threshold:
+            raise AttemptAborted(
+                f"{self.name}: {len(present)} clients left, "
+                f"{self.context.parameters.threshold} needed"
+            )
+        return present
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The agreed session: advertisements and encrypted shares by client."""
+
+    context: ServerContext
+    session: bytes
+    adverts: Mapping[str, Advertisement]
+    shares: Mapping[str, EncryptedShares]
+
+    def peers(self, client: str) -> tuple[str, ...]:
+        """Return a client's peers in the sharing graph over all who advertised."""
+        members = tuple(sorted(self.adverts))
+        return peers_of(self.context.parameters, self.session, members, client)

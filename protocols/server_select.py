@@ -1,0 +1,144 @@
+"""The server's middle phases: relaying encrypted distances and neighbour lists."""
+
+from __future__ import annotations
+
+from protocols.errors import BadSelection, MalformedMessage
+from protocols.frame import expect, open_frame
+from protocols.identity import SERVER
+from protocols.messages import (
+    Box,
+    DistanceCall,
+    DistanceDelivery,
+    DistanceReplies,
+    DistanceUpload,
+    DistanceUploads,
+    Message,
+    NeighbourList,
+    Selection,
+)
+from protocols.server_masking import MaskedInputs
+from protocols.server_phase import Phase, Setup
+
+
+class DistanceUploading(Phase):
+    """Collect the encrypted sketches."""
+
+    name, reply_kind = "distance_upload", "distance_upload"
+
+    def __init__(self, setup: Setup, clients: tuple[str, ...]) -> None:
+        super().__init__(setup.context, clients, setup.session)
+        self.setup = setup
+        self.frames: dict[str, bytes] = {}
+
+    def request(self, client: str) -> DistanceCall:
+        """Return the call for the encrypted sketch."""
+        return DistanceCall(session=self.session, sender=SERVER, recipient=client)
+
+    def take(self, client: str, message: Message, frame: bytes) -> None:
+        """Keep the signed upload; the server never loads its ciphertexts."""
+        expect(message, DistanceUpload, self.session, SERVER, self.name)
+        self.frames[client] = frame
+
+    def survivors(self) -> tuple[str, ...]:
+        """Return who uploaded."""
+        return tuple(sorted(self.frames))
+
+    def finish(self) -> Phase:
+        """Relay the uploads next."""
+        self.enough(self.survivors())
+        return DistanceReplying(self.setup, self.frames)
+
+
+class DistanceReplying(Phase):
+    """Relay the uploads, collect the replies."""
+
+    name, reply_kind = "distance_reply", "distance_replies"
+
+    def __init__(self, setup: Setup, uploads: dict[str, bytes]) -> None:
+        super().__init__(setup.context, tuple(sorted(uploads)), setup.session)
+        self.setup = setup
+        self._uploads = uploads
+        self.boxes: dict[str, dict[str, Box]] = {}
+
+    def request(self, client: str) -> DistanceUploads:
+        """Return the peers' signed uploads."""
+        return DistanceUploads(
+            session=self.session,
+            sender=SERVER,
+            recipient=client,
+            uploads=tuple(self._uploads[name] for name in self.clients if name != client),
+        )
+
+    def take(self, client: str, message: Message, frame: bytes) -> None:
+        """Keep one client's replies if there is one per peer."""
+        replies = expect(message, DistanceReplies, self.session, SERVER, self.name)
+        peers = [name for name in self.clients if name != client]
+        if [box.party for box in replies.boxes] != peers:
+            raise MalformedMessage(client, self.name, "not one reply per peer")
+        self.boxes[client] = {box.party: box for box in replies.boxes}
+
+    def survivors(self) -> tuple[str, ...]:
+        """Return who replied."""
+        return tuple(sorted(self.boxes))
+
+    def finish(self) -> Phase:
+        """Deliver the replies next."""
+        self.enough(self.survivors())
+        return Select(self.setup, self.boxes)
+
+
+class Select(Phase):
+    """Deliver the replies, collect the neighbour lists."""
+
+    name, reply_kind = "select", "selection"
+
+    def __init__(self, setup: Setup, boxes: dict[str, dict[str, Box]]) -> None:
+        super().__init__(setup.context, tuple(sorted(boxes)), setup.session)
+        self.setup = setup
+        self._boxes = boxes
+        self._asked = {peer for replies in boxes.values() for peer in replies} | set(boxes)
+        self.selections: dict[str, Selection] = {}
+        self.neighbours: dict[str, tuple[str, ...]] = {}
+
+    def request(self, client: str) -> DistanceDelivery:
+        """Return the replies that this client's peers made to it."""
+        boxes = tuple(
+            Box(party=peer, ciphertext=self._boxes[peer][client].ciphertext)
+            for peer in self.clients
+            if peer != client
+        )
+        return DistanceDelivery(session=self.session, sender=SERVER, recipient=client, boxes=boxes)
+
+    def take(self, client: str, message: Message, frame: bytes) -> None:
+        """Keep one neighbour list: in clear, or in boxes of one length for every peer."""
+        selection = expect(message, Selection, self.session, SERVER, self.name)
+        if self.context.parameters.neighbour_visibility == "visible":
+            self.neighbours[client] = self._open_clear(client, selection)
+        else:
+            peers = sorted(self._asked - {client})
+            if selection.clear or [box.party for box in selection.boxes] != peers:
+                raise MalformedMessage(client, self.name, "not one box of its list per peer")
+            if len({len(box.ciphertext) for box in selection.boxes}) > 1:
+                raise BadSelection(client, self.name, "boxes of differing lengths")
+        self.selections[client] = selection
+
+    def _open_clear(self, client: str, selection: Selection) -> tuple[str, ...]:
+        if selection.boxes:
+            raise MalformedMessage(client, self.name, "boxes although lists are visible")
+        message = open_frame(selection.clear, self.context.roster, client, self.name)
+        listing = expect(message, NeighbourList, self.session, SERVER, self.name)
+        minimum = self.context.parameters.min_contributors - 1
+        if not minimum <= len(listing.neighbours) <= self.context.parameters.num_neighbours:
+            raise BadSelection(client, self.name, f"a list of {len(listing.neighbours)}")
+        if client in listing.neighbours or not set(listing.neighbours) <= set(self.setup.adverts):
+            raise BadSelection(client, self.name, "it lists itself or a stranger")
+        return listing.neighbours
+
+    def survivors(self) -> tuple[str, ...]:
+        """Return who selected."""
+        return tuple(sorted(self.selections))
+
+    def finish(self) -> Phase:
+        """Plan the sums next."""
+        self.enough(self.survivors())
+        return MaskedInputs(self.setup, self.survivors(), self.selections, self.neighbours)

@@ -1,0 +1,121 @@
+"""The server's first phases: relay fresh keys, collect encrypted shares.
+
+The server decides nothing that clients do not recompute; what it refuses here it refuses to keep
+one faulty client from spoiling the round for the others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from protocols.client_setup import check_new_keys
+from protocols.errors import AttemptAborted, MalformedMessage
+from protocols.frame import expect, frame_hash
+from protocols.graph import peers_of
+from protocols.identity import SERVER
+from protocols.messages import (
+    Advertisement,
+    AdvertisementDigest,
+    Advertisements,
+    AdvertiseRequest,
+    EncryptedShares,
+    Message,
+)
+from protocols.plan import session_id
+from protocols.server_masking import MaskedInputs
+from protocols.server_phase import Phase, ServerContext, Setup
+from protocols.server_select import DistanceUploading
+
+
+class Advertise(Phase):
+    """Collect signed fresh keys."""
+
+    name, reply_kind = "advertise", "advertisement"
+
+    def __init__(self, context: ServerContext) -> None:
+        super().__init__(context, context.parameters.cohort, context.parameters.digest())
+        self.adverts: dict[str, Advertisement] = {}
+        self.frames: dict[str, bytes] = {}
+        self._keys: dict[bytes, str] = {}
+
+    def request(self, client: str) -> AdvertiseRequest:
+        """Return the call to begin."""
+        return AdvertiseRequest(session=self.session, sender=SERVER, recipient=client)
+
+    def take(self, client: str, message: Message, frame: bytes) -> None:
+        """Keep one advertisement unless its keys are unusable or someone else's."""
+        advert = expect(message, Advertisement, self.session, SERVER, self.name)
+        check_new_keys(client, advert, self._keys, self.name)
+        self.adverts[client], self.frames[client] = advert, frame
+
+    def survivors(self) -> tuple[str, ...]:
+        """Return who advertised."""
+        return tuple(sorted(self.adverts))
+
+    def finish(self) -> Phase:
+        """Fix the session; abort if clients disagree on the last results."""
+        clients = self.enough(self.survivors())
+        told = Counter(advert.previous_results for advert in self.adverts.values())
+        if len(told) > 1:
+            common = told.most_common(1)[0][0]
+            others = [n for n in clients if self.adverts[n].previous_results != common]
+            raise AttemptAborted(f"{self.name}: {others} accepted other results the last time")
+        hashes = {name: frame_hash(frame) for name, frame in self.frames.items()}
+        return Share(self, session_id(self.context.parameters, hashes))
+
+
+class Share(Phase):
+    """Relay the advertisements, collect encrypted shares."""
+
+    name, reply_kind = "share", "encrypted_shares"
+
+    def __init__(self, advertise: Advertise, next_session: bytes) -> None:
+        super().__init__(advertise.context, advertise.survivors(), advertise.session)
+        self.adverts, self.next_session = advertise.adverts, next_session
+        self._frames = advertise.frames
+        self._hashes = {name: frame_hash(frame) for name, frame in self._frames.items()}
+        self.shares: dict[str, EncryptedShares] = {}
+
+    def request(self, client: str) -> Advertisements:
+        """Return the peers' advertisements, its own, and the hashes of all others."""
+        shown = {client, *self._peers(client)}
+        return Advertisements(
+            session=self.session,
+            sender=SERVER,
+            recipient=client,
+            advertisements=tuple(self._frames[name] for name in sorted(shown)),
+            others=tuple(
+                AdvertisementDigest(party=name, digest=self._hashes[name])
+                for name in self.clients
+                if name not in shown
+            ),
+        )
+
+    def _peers(self, client: str) -> tuple[str, ...]:
+        return peers_of(self.context.parameters, self.next_session, self.clients, client)
+
+    def take(self, client: str, message: Message, frame: bytes) -> None:
+        """Keep one client's shares if there is one box and one list per member."""
+        dealt = expect(message, EncryptedShares, self.next_session, SERVER, self.name)
+        specs = self.context.parameters.sums_of(client)
+        peers = self._peers(client)
+        if tuple(box.party for box in dealt.boxes) != peers:
+            raise MalformedMessage(client, self.name, "not one box of shares per peer")
+        if [item.party for item in dealt.commitments] != sorted({client, *peers}):
+            raise MalformedMessage(client, self.name, "not one list of commitments per member")
+        counts = {len(item.digests) for item in dealt.commitments}
+        if counts != {1 + len(specs)} or len(dealt.seed_commitments) != len(specs):
+            raise MalformedMessage(client, self.name, "not one commitment per secret")
+        self.shares[client] = dealt
+
+    def survivors(self) -> tuple[str, ...]:
+        """Return who shared."""
+        return tuple(sorted(self.shares))
+
+    def finish(self) -> Phase:
+        """Go on to the distances, or straight to the plan."""
+        self.enough(self.survivors())
+        setup = Setup(self.context, self.next_session, self.adverts, self.shares)
+        if self.context.parameters.selects:
+            return DistanceUploading(setup, self.survivors())
+        return MaskedInputs(setup, self.survivors(), {})
