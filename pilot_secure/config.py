@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from pilot_secure.config_rules import problems_across_fields
 from pilot_secure.metrics import METRICS
 from protocols.identity import NAME_PATTERN, SERVER
 
@@ -37,7 +38,6 @@ Phase = Literal[
 ]
 
 EMBEDDED_TASKS = 3
-HIDDEN_UP_TO = 16
 LONGEST_NAME = 56
 """Of a client or task: `text.<client>-<number>` is a name of the protocol, at most 64 long."""
 
@@ -287,7 +287,7 @@ class SimulationConfig(Section):
 
     @model_validator(mode="after")
     def _check_across_fields(self) -> SimulationConfig:
-        problems = [*_data_problems(self), *_cohort_problems(self), *_security_problems(self)]
+        problems = problems_across_fields(self)
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -315,108 +315,3 @@ class SimulationConfig(Section):
     def run_name(self) -> str:
         """The run's name: as given, else scenario and method."""
         return self.run.name or f"{self.data.scenario}-{self.federation.method}"
-
-
-def smallest_safe_threshold(cohort_size: int, max_colluders: int) -> int:
-    """Return the smallest t with 2t > n + c_max: at most one survivor set can be opened."""
-    return (cohort_size + max_colluders) // 2 + 1
-
-
-def _data_problems(config: SimulationConfig) -> list[str]:
-    data = config.data
-    if data.scenario == "files" and not data.clients:
-        return [
-            "data.clients is empty: scenario `files` needs at least one client with its "
-            "conversation JSON and image folder"
-        ]
-    if data.scenario != "files" and data.clients:
-        return [
-            f"data.clients has {len(data.clients)} entries but data.scenario is "
-            f"`{data.scenario}`: expected scenario `files`"
-        ]
-    return []
-
-
-def _cohort_problems(config: SimulationConfig) -> list[str]:
-    problems = _simulated_problems(config)
-    size, neighbours = config.cohort_size, config.federation.num_neighbours
-    if config.federation.method == "pilot" and neighbours >= size:
-        problems.append(
-            f"federation.num_neighbours is {neighbours}: expected fewer than the {size} clients "
-            "that take part in a round"
-        )
-    if config.data.scenario != "files" or not config.data.clients:
-        return problems
-    names = [client.name for client in config.data.clients if client.name]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.append(f"data.clients names `{name}` twice: expected one entry for each client")
-    return problems
-
-
-def _simulated_problems(config: SimulationConfig) -> list[str]:
-    """Replay and drop-outs that could never take place."""
-    federation, security, problems = config.federation, config.security, []
-    if federation.replay_selection is not None and (
-        security.secure_agg or federation.method == "local"
-    ):
-        problems.append(
-            f"federation.replay_selection is {federation.replay_selection}: expected a method "
-            "that selects neighbours, without secure_agg: a secure run makes its own selection"
-        )
-    problems += [
-        f"security.dropouts names round {dropout.round}: expected at most the "
-        f"{federation.rounds} rounds of federation.rounds"
-        for dropout in security.dropouts
-        if dropout.round > federation.rounds
-    ]
-    return problems
-
-
-def _security_problems(config: SimulationConfig) -> list[str]:
-    security, cohort = config.security, config.cohort_size
-    if not security.secure_agg or config.federation.method == "local":
-        return []
-    problems = []
-    if security.min_contributors < security.max_colluders + 2:
-        problems.append(
-            f"security.min_contributors is {security.min_contributors}: expected at least "
-            f"max_colluders + 2 = {security.max_colluders + 2}"
-        )
-    threshold = security.threshold
-    if threshold == "auto":
-        threshold = smallest_safe_threshold(cohort, security.max_colluders)
-    if security.neighbour_visibility == "auto" and cohort > HIDDEN_UP_TO:
-        problems.append(
-            f"security.neighbour_visibility is auto: expected hidden or visible, stated, for "
-            f"{cohort} clients in a round (more than {HIDDEN_UP_TO})"
-        )
-    if threshold > cohort:
-        problems.append(
-            f"security.threshold is {threshold}: expected at most the {cohort} clients that take "
-            "part in a round"
-        )
-    if 2 * threshold <= cohort + security.max_colluders:
-        problems.append(
-            f"security.threshold is {threshold}: expected 2·threshold > clients + max_colluders, "
-            f"at least {smallest_safe_threshold(cohort, security.max_colluders)}"
-        )
-    minimum = f"security.min_contributors = {security.min_contributors} under secure_agg"
-    if config.data.scenario != "files":
-        if config.data.clients_per_task < security.min_contributors:
-            problems.append(
-                f"data.clients_per_task is {config.data.clients_per_task}: expected at least "
-                f"{minimum}"
-            )
-    else:
-        problems += [
-            f"data.clients has {size} client{'s' if size > 1 else ''} of task {task}: expected at "
-            f"least {minimum}"
-            for task, size in config.task_sizes().items()
-            if size < security.min_contributors
-        ]
-    if config.federation.num_neighbours < security.min_contributors - 1:
-        problems.append(
-            f"federation.num_neighbours is {config.federation.num_neighbours}: expected at least "
-            f"security.min_contributors - 1 = {security.min_contributors - 1} under secure_agg"
-        )
-    return problems

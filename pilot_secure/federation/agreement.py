@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pilot_secure.config import SimulationConfig, smallest_safe_threshold
+from pilot_secure.config import SimulationConfig
 from pilot_secure.federation.methods import Method
-from protocols import AggregationParameters, Roster
+from protocols import AggregationParameters, Roster, smallest_threshold
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Agreement:
             else (0, 2, "auto")
         )
         if threshold == "auto":
-            threshold = smallest_safe_threshold(len(cohort), colluders)
+            threshold = smallest_threshold(len(cohort), colluders)
         return AggregationParameters.build(
             run_id=self.run_id,
             round=round_number,

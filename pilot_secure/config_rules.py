@@ -1,0 +1,120 @@
+"""Rules across fields of a configuration: what is unsafe or impossible together.
+
+Each problem is one sentence that names the field, its value and what was expected.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from protocols.parameters import smallest_threshold
+
+if TYPE_CHECKING:
+    from pilot_secure.config import SimulationConfig
+
+HIDDEN_UP_TO = 16
+
+
+def problems_across_fields(config: SimulationConfig) -> list[str]:
+    """Return every problem; none if the configuration can be run."""
+    return [*_data_problems(config), *_cohort_problems(config), *_security_problems(config)]
+
+
+def _data_problems(config: SimulationConfig) -> list[str]:
+    data = config.data
+    if data.scenario == "files" and not data.clients:
+        return [
+            "data.clients is empty: scenario `files` needs at least one client with its "
+            "conversation JSON and image folder"
+        ]
+    if data.scenario != "files" and data.clients:
+        return [
+            f"data.clients has {len(data.clients)} entries but data.scenario is "
+            f"`{data.scenario}`: expected scenario `files`"
+        ]
+    return []
+
+
+def _cohort_problems(config: SimulationConfig) -> list[str]:
+    problems = _simulated_problems(config)
+    size, neighbours = config.cohort_size, config.federation.num_neighbours
+    if config.federation.method == "pilot" and neighbours >= size:
+        problems.append(
+            f"federation.num_neighbours is {neighbours}: expected fewer than the {size} clients "
+            "that take part in a round"
+        )
+    if config.data.scenario != "files" or not config.data.clients:
+        return problems
+    names = [client.name for client in config.data.clients if client.name]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.append(f"data.clients names `{name}` twice: expected one entry for each client")
+    return problems
+
+
+def _simulated_problems(config: SimulationConfig) -> list[str]:
+    """Replay and drop-outs that could never take place."""
+    federation, security, problems = config.federation, config.security, []
+    if federation.replay_selection is not None and (
+        security.secure_agg or federation.method == "local"
+    ):
+        problems.append(
+            f"federation.replay_selection is {federation.replay_selection}: expected a method "
+            "that selects neighbours, without secure_agg: a secure run makes its own selection"
+        )
+    problems += [
+        f"security.dropouts names round {dropout.round}: expected at most the "
+        f"{federation.rounds} rounds of federation.rounds"
+        for dropout in security.dropouts
+        if dropout.round > federation.rounds
+    ]
+    return problems
+
+
+def _security_problems(config: SimulationConfig) -> list[str]:
+    security, cohort = config.security, config.cohort_size
+    if not security.secure_agg or config.federation.method == "local":
+        return []
+    problems = []
+    if security.min_contributors < security.max_colluders + 2:
+        problems.append(
+            f"security.min_contributors is {security.min_contributors}: expected at least "
+            f"max_colluders + 2 = {security.max_colluders + 2}"
+        )
+    threshold = security.threshold
+    if threshold == "auto":
+        threshold = smallest_threshold(cohort, security.max_colluders)
+    if security.neighbour_visibility == "auto" and cohort > HIDDEN_UP_TO:
+        problems.append(
+            f"security.neighbour_visibility is auto: expected hidden or visible, stated, for "
+            f"{cohort} clients in a round (more than {HIDDEN_UP_TO})"
+        )
+    if threshold > cohort:
+        problems.append(
+            f"security.threshold is {threshold}: expected at most the {cohort} clients that take "
+            "part in a round"
+        )
+    if 2 * threshold <= cohort + security.max_colluders:
+        problems.append(
+            f"security.threshold is {threshold}: expected 2·threshold > clients + max_colluders, "
+            f"at least {smallest_threshold(cohort, security.max_colluders)}"
+        )
+    minimum = f"security.min_contributors = {security.min_contributors} under secure_agg"
+    if config.data.scenario != "files":
+        if config.data.clients_per_task < security.min_contributors:
+            problems.append(
+                f"data.clients_per_task is {config.data.clients_per_task}: expected at least "
+                f"{minimum}"
+            )
+    else:
+        problems += [
+            f"data.clients has {size} client{'s' if size > 1 else ''} of task {task}: expected at "
+            f"least {minimum}"
+            for task, size in config.task_sizes().items()
+            if size < security.min_contributors
+        ]
+    if config.federation.num_neighbours < security.min_contributors - 1:
+        problems.append(
+            f"federation.num_neighbours is {config.federation.num_neighbours}: expected at least "
+            f"security.min_contributors - 1 = {security.min_contributors - 1} under secure_agg"
+        )
+    return problems
