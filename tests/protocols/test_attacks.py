@@ -750,6 +750,7 @@ def test_a_client_too_notices_that_a_peer_accepted_other_results() -> None:
             sender=SERVER,
             recipient=VICTIM,
             advertisements=tuple(frames[n] for n in federation.cohort),
+            others=(),
         ),
         federation.server_identity,
     )
