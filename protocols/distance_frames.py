@@ -35,7 +35,7 @@ class Kind(IntEnum):
     HOLDER_RESULT = 0x44
 
 
-def digest(data: bytes) -> bytes:
+def digest(data: bytes | memoryview) -> bytes:
     """SHA-256."""
     return hashlib.sha256(data).digest()
 
@@ -67,6 +67,6 @@ def open_frame(message: bytes, head: bytes, content_bytes: int, sender: str) -> 
         raise BadDistance(sender, PHASE, reason)
     if not message.startswith(head):
         raise BadDistance(sender, PHASE, "other parameters or another kind of message")
-    if digest(message[:-DIGEST_BYTES]) != message[-DIGEST_BYTES:]:
+    if digest(memoryview(message)[:-DIGEST_BYTES]) != closing_hash(message):
         raise BadDistance(sender, PHASE, "damaged: the closing hash does not fit")
     return message[HEADER_BYTES:-DIGEST_BYTES]
