@@ -1,9 +1,10 @@
 """Deterministic CBOR (RFC 8949, section 4.2): one value, one encoding.
 
-Encoding is cbor2's canonical mode. Decoding is our own and strict, because what comes in is
-hostile: only the types that messages use, definite lengths, shortest heads, ascending unique text
-keys, shortest floats, bounded depth and no trailing byte. So a decoded value re-encodes to the
-very bytes it came from, and no hash or signature ever covers two readings.
+Encoding gives the bytes of cbor2's canonical mode, with bulk byte strings left in place. Decoding
+is our own and strict, because what comes in is hostile: only the types that messages use, definite
+lengths, shortest heads, ascending unique text keys, shortest floats, bounded depth and no trailing
+byte. So a decoded value re-encodes to the very bytes it came from, and no hash or signature ever
+covers two readings.
 """
 
 from __future__ import annotations
@@ -27,16 +28,53 @@ class CodecError(ValueError):
 
 def encode(value: object) -> bytes:
     """Return the deterministic CBOR of a value made of plain Python types."""
-    return cbor2.dumps(value, canonical=True)
+    return b"".join(encode_parts(value))
 
 
-def decode(data: bytes) -> Value:
-    """Return the value of canonical CBOR; arrays come back as tuples.
+def encode_parts(value: object) -> list[bytes]:
+    """Return the encoding in parts, so that bulk vectors are not copied before they are sent."""
+    parts: list[bytes] = []
+    _append(value, parts)
+    return parts
+
+
+def _append(value: object, parts: list[bytes]) -> None:
+    if isinstance(value, dict):
+        parts.append(_head(_MAP, len(value)))
+        for key, item in sorted(((cbor2.dumps(k), v) for k, v in value.items()), key=_first):
+            parts.append(key)
+            _append(item, parts)
+    elif isinstance(value, list | tuple):
+        parts.append(_head(_ARRAY, len(value)))
+        for item in value:
+            _append(item, parts)
+    elif isinstance(value, bytes):
+        parts.append(_head(_BYTES, len(value)))
+        parts.append(value)
+    else:
+        parts.append(cbor2.dumps(value, canonical=True))
+
+
+def _first(pair: tuple[bytes, object]) -> bytes:
+    return pair[0]
+
+
+def _head(major: int, argument: int) -> bytes:
+    if argument < 24:
+        return bytes([major << 5 | argument])
+    for info, size in ((24, 1), (25, 2), (26, 4)):
+        if argument < 1 << 8 * size:
+            return bytes([major << 5 | info]) + argument.to_bytes(size, "big")
+    return bytes([major << 5 | 27]) + argument.to_bytes(8, "big")
+
+
+def decode(data: bytes | memoryview) -> Value:
+    """Return the value of canonical CBOR; arrays come back as tuples, byte strings are copied.
 
     Raises:
         CodecError: for anything that :func:`encode` would not have produced.
     """
-    reader = _Reader(data)
+    reader = _Reader(memoryview(data))
     value = reader.value(MAX_DEPTH)
     if reader.position != len(data):
         raise CodecError("trailing bytes")
@@ -46,7 +84,7 @@ def decode(data: bytes) -> Value:
 class _Reader:
     """A cursor over the bytes of one message."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: memoryview) -> None:
         self.data = data
         self.position = 0
 
@@ -54,7 +92,7 @@ class _Reader:
         end = self.position + num_bytes
         if end > len(self.data):
             raise CodecError("truncated")
-        part = self.data[self.position : end]
+        part = bytes(self.data[self.position : end])
         self.position = end
         return part
 
@@ -115,7 +153,7 @@ class _Reader:
             if major != _TEXT:
                 raise CodecError("a map key that is not text")
             key = self.text(length)
-            encoded = self.data[start : self.position]
+            encoded = bytes(self.data[start : self.position])
             if encoded <= previous:
                 raise CodecError("map keys out of order or repeated")
             previous = encoded

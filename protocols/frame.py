@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from protocols.codec import CodecError, decode, encode
+from protocols.codec import CodecError, decode, encode_parts
 from protocols.errors import BadSignature, MalformedMessage, UnexpectedMessage, WrongSession
 from protocols.identity import SIGNATURE_BYTES, Identity, Roster, sha256
 from protocols.keys import VERSION
@@ -25,8 +25,8 @@ _LABEL = b"pilot-secure frame" + bytes([VERSION])
 
 def seal(message: Message, identity: Identity) -> bytes:
     """Return the signed frame of a message."""
-    body = encode(message.model_dump())
-    return identity.sign(_LABEL + sha256(body)) + body
+    parts = encode_parts(message.model_dump())
+    return b"".join([identity.sign(_LABEL + sha256(*parts)), *parts])
 
 
 def frame_hash(frame: bytes) -> bytes:
@@ -78,7 +78,7 @@ def open_frame(
     digest = sha256(view[SIGNATURE_BYTES:])
     roster.verify(sender, frame[:SIGNATURE_BYTES], _LABEL + digest, phase)
     try:
-        body = decode(frame[SIGNATURE_BYTES:])
+        body = decode(view[SIGNATURE_BYTES:])
         message: Message = ADAPTER.validate_python(body)
     except CodecError as error:
         raise MalformedMessage(sender, phase, str(error)) from None
