@@ -1,12 +1,13 @@
 """What do encrypted distances cost at scale, and does the cost grow as predicted?
 
-Three tables, one thread, CPU seconds:
+Tables, one thread, CPU seconds:
 
 1. K = 9 clients with 1.6e8 numbers each (a 7B model's LoRA): one client's whole work with the
    default sketch, measured, for each sketch size.
 2. K = 100: measured unit costs times their number, for both trust models.
 3. Growth with D and with K against the law: a + b * chunks for one reply and one pair,
    K - 1 replies for a client, K (K - 1) / 2 pairs for a server.
+4. Where parallelism helps: wall seconds of a server's pairs by one worker, threads, processes.
 
     python benchmarks/distance_cost.py
     python benchmarks/distance_cost.py --length 1000000 --plot growth.png
@@ -18,6 +19,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,6 +55,7 @@ def main() -> None:
     _one_client(options.length, options.clients)
     _hundred(options.sketch)
     growth = _growth()
+    _parallel(options.workers)
     if options.plot is not None:
         _plot(growth, options.plot)
 
@@ -179,7 +183,7 @@ def _holder_units(size: int, clients: int = 4) -> dict[str, float]:
 
 def _growth() -> dict[str, list[tuple[float, float, float]]]:
     """{what: [(x, measured, predicted)]}, the prediction fitted on the two ends."""
-    print("\n3. growth: measured CPU seconds, and the law fitted to the first and last point")
+    print("\n3. growth: measured CPU seconds, and the law fitted by least squares")
     curves = {}
     reply_points = [(length, _peer_units(length)[1]) for length in GROWTH_LENGTHS]
     pair_points = [(length, _holder_units(length)["pair"]) for length in GROWTH_LENGTHS]
@@ -211,9 +215,39 @@ def _round(clients: int, size: int = 16384) -> float:
 def _fitted(
     points: list[tuple[int, float]], law: Callable[[int], int]
 ) -> list[tuple[float, float, float]]:
-    (x0, y0), (x1, y1) = points[0], points[-1]
-    slope = (y1 - y0) / (law(x1) - law(x0))
-    return [(x, y, y0 + slope * (law(x) - law(x0))) for x, y in points]
+    """Least squares of a + b * law(x)."""
+    xs, ys = zip(*points, strict=True)
+    design = np.array([[1.0, law(x)] for x in xs])
+    coefficients = np.linalg.lstsq(design, np.array(ys), rcond=None)[0]
+    return list(zip(xs, ys, (design @ coefficients).tolist(), strict=True))
+
+
+def _share_of_pairs(job: tuple[bytes, dict[str, bytes], list[tuple[str, str]]]) -> int:
+    keys, uploads, pairs = job
+    return len(DistanceServer(HOLDER, 4096, keys).evaluate(uploads, pairs))
+
+
+def _parallel(workers: int, clients: int = 16) -> None:
+    """A server's pairs by one worker, by threads and by processes, wall seconds."""
+    holder, blinding = KeyHolder(HOLDER, 4096, NORM_BOUND, Entropy()), Entropy().read(16)
+    uploads = {
+        f"{i:03}": KeyHolderClient(_unit(4096, i), HOLDER, NORM_BOUND, blinding).upload(
+            holder.keys()
+        )
+        for i in range(clients)
+    }
+    pairs = list(combinations(sorted(uploads), 2))
+    shares = [(holder.keys(), uploads, pairs[start::workers]) for start in range(workers)]
+    print(f"\n4. {len(pairs)} pairs, key holder, {workers} workers, wall seconds")
+    start = time.perf_counter()
+    _share_of_pairs((holder.keys(), uploads, pairs))
+    print(f"{'one worker':<20}{time.perf_counter() - start:>8.2f}")
+    for name, kind in (("threads", ThreadPoolExecutor), ("processes", ProcessPoolExecutor)):
+        with kind(workers) as pool:
+            list(pool.map(_share_of_pairs, [(holder.keys(), uploads, pairs[:1])] * workers))
+            start = time.perf_counter()
+            list(pool.map(_share_of_pairs, shares))
+            print(f"{name:<20}{time.perf_counter() - start:>8.2f}")
 
 
 def _plot(curves: dict[str, list[tuple[float, float, float]]], place: Path) -> None:
@@ -236,6 +270,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=160_000_000, help="numbers per client")
     parser.add_argument("--clients", type=int, default=9, help="clients in the first table")
     parser.add_argument("--sketch", type=int, default=DEFAULT_SKETCH, help="sketch of table 2")
+    parser.add_argument("--workers", type=int, default=2, help="workers of table 4")
     parser.add_argument("--plot", type=Path, default=None, help="file for a plot of table 3")
     return parser.parse_args()
 

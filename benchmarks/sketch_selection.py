@@ -48,7 +48,7 @@ def main() -> None:
         } | sources
     for name, source in sources.items():
         _table(name, source, options)
-    _weights(sources, options)
+    _weights(sources | {"clusters with a near twin": _with_twin}, options)
 
 
 def _table(name: str, source: Callable[[int], Vectors], options: argparse.Namespace) -> None:
@@ -144,6 +144,13 @@ def _clusters(ratio: float, spread: float, seed: int) -> Vectors:
     sizes = 1 + spread * random.normal(size=CLIENTS)
     result: Vectors = (vectors * scales * sizes[:, None]).astype(np.float32)
     return result
+
+
+def _with_twin(seed: int) -> Vectors:
+    """Clusters in which two clients are nearly equal: 1/d would leave them alone with each other."""
+    vectors = _clusters(0.8, 0.0, seed)
+    vectors[3] = vectors[0] + np.float32(0.02) * vectors[3]
+    return vectors
 
 
 def _adapters(run: Path) -> Vectors:

@@ -20,7 +20,7 @@ together open everything; server and holder together see blinded sketches.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from itertools import combinations, permutations
 from typing import Any
 
@@ -180,26 +180,31 @@ class DistanceServer:
         self._ring = ring_for(self._parameters)
         self._keys = _PublicKeys(self._ring, keys, sketch_length)
 
-    def evaluate(self, uploads: Mapping[str, bytes]) -> dict[Pair, bytes]:
+    def evaluate(
+        self, uploads: Mapping[str, bytes], pairs: Collection[Pair] | None = None
+    ) -> dict[Pair, bytes]:
         """The encrypted distance of every pair of clients whose uploads are here.
 
-        A client without an upload is in no pair. Pairs are (a, b) with a before b. The result is
-        a function of keys and uploads alone, byte for byte.
+        A client without an upload is in no pair. Pairs are (a, b) with a before b; naming some of
+        them computes those only, so that processes can share the work (the binding holds the
+        interpreter's lock: threads cannot). The result is a function of keys and uploads alone,
+        byte for byte.
 
         Raises:
             BadDistance: naming the client whose upload is not canonical.
         """
-        return dict(self.evaluated(uploads))
-
-    def evaluated(self, uploads: Mapping[str, bytes]) -> Iterator[tuple[Pair, bytes]]:
-        """As :meth:`evaluate`, one pair at a time."""
-        ring, names = self._ring, sorted(uploads)
-        loaded = {name: self._load(uploads[name], name) for name in names}
-        norms = {name: ring.conjugate_product(*loaded[name]) for name in names}
-        for a, b in combinations(names, 2):
+        wanted = list(combinations(sorted(uploads), 2)) if pairs is None else sorted(pairs)
+        names = uploads.keys() if pairs is None else {name for pair in wanted for name in pair}
+        ring, keys = self._ring, self._keys
+        loaded = {name: self._load(uploads[name], name) for name in sorted(names)}
+        norms = {name: ring.conjugate_product(*chunks) for name, chunks in loaded.items()}
+        results = {}
+        for a, b in wanted:
             product = ring.conjugate_product(loaded[a][0], loaded[b][1])
-            total = ring.squared_distance(norms[a], norms[b], product, self._keys.relinearisation)
-            yield (a, b), self._result(total, closing_hash(uploads[a]) + closing_hash(uploads[b]))
+            total = ring.squared_distance(norms[a], norms[b], product, keys.relinearisation)
+            inputs = closing_hash(uploads[a]) + closing_hash(uploads[b])
+            results[a, b] = self._result(total, inputs)
+        return results
 
     def _result(self, total: Any, inputs: bytes) -> bytes:
         self._ring.to_last_level(total)

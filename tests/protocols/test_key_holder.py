@@ -116,6 +116,10 @@ def test_lengths_are_public(small: Cohort) -> None:
 def test_evaluation_is_a_function_of_the_uploads(small: Cohort) -> None:
     again = DistanceServer(SET, 100, small.holder.keys()).evaluate(small.uploads)
     assert again == small.results
+    pairs = list(small.results)
+    parts = [small.server.evaluate(small.uploads, part) for part in (pairs[:1], pairs[1:])]
+    assert {**parts[0], **parts[1]} == small.results
+    assert set(parts[0]) == set(pairs[:1])
 
 
 def test_one_release_per_key() -> None:
