@@ -52,6 +52,16 @@ def _party_name(name: str) -> str:
     return name
 
 
+def _task_name(name: str) -> str:
+    """A task's adapters are modules, whose names torch wants without dots."""
+    if not re.fullmatch(NAME_PATTERN, name) or len(name) > LONGEST_NAME or "." in name:
+        raise ValueError(
+            "lower-case letters, digits, `_` or `-`, beginning with a letter or a digit, at most "
+            f"{LONGEST_NAME} characters"
+        )
+    return name
+
+
 def _metric_name(name: str) -> str:
     if name not in METRICS:
         raise ValueError(f"one of {', '.join(METRICS)}")
@@ -59,6 +69,7 @@ def _metric_name(name: str) -> str:
 
 
 PartyName = Annotated[str, AfterValidator(_party_name)]
+TaskName = Annotated[str, AfterValidator(_task_name)]
 MetricName = Annotated[str, AfterValidator(_metric_name)]
 
 
@@ -75,9 +86,7 @@ class ClientFilesConfig(Section):
     """
 
     name: PartyName | None = Field(None, description="client id; default client-01, client-02, …")
-    task: PartyName = Field(
-        description="task the client belongs to; adapters are averaged per task"
-    )
+    task: TaskName = Field(description="task the client belongs to; adapters are averaged per task")
     metric: MetricName = Field(description="how answers are scored")
     train: Path = Field(description="LLaVA conversation JSON to train on")
     test: Path | None = Field(None, description="JSON to score on; default: part of `train`")

@@ -164,6 +164,7 @@ def test_paths_are_relative_to_the_working_folder(
         ({"name": "../escape"}, "beginning with a letter or a digit"),
         ({"name": "n" * 57}, "at most 56 characters"),
         ({"task": "VQA"}, 'data.clients[0].task is "VQA": expected lower-case letters'),
+        ({"task": "qa.v2"}, "expected lower-case letters, digits, `_` or `-`, beginning"),
         ({"metric": "bleu"}, 'data.clients[0].metric is "bleu": expected one of vqa_accuracy, '),
         ({"box_order": "xywh"}, 'box_order is "xywh": expected one of xyxy, yxyx'),
         ({"split_into": 0}, "split_into is 0: expected an integer, at least 1"),
@@ -178,12 +179,23 @@ def test_wrong_entries_are_told_by_their_field(changes: dict[str, Any], sentence
     assert sentence in problem
 
 
-def test_two_clients_of_one_name_are_refused(
-    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ("name: west", "name: boxes-2", "two clients would be called `boxes-2`"),
+        ("task: grounding", "task: train", "task is `train`, expected another name"),
+    ],
+)
+def test_names_that_clash_are_refused_before_any_file_is_read(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    before: str,
+    after: str,
+    sentence: str,
 ) -> None:
     """`boxes` divided among three is `boxes-1` to `boxes-3`."""
     file = tmp_path / "own.yaml"
-    file.write_text(CONFIG.read_text().replace("name: west", "name: boxes-2"))
-    words = ["--config", str(file), "--base", str(tiny_base), "--out", str(tmp_path / "run")]
-    assert simulate.main(words) == 2
-    assert "two clients would be called `boxes-2`" in capsys.readouterr().err
+    text = CONFIG.read_text().replace(before, after)
+    file.write_text(text.replace("train: examples", "train: nowhere"))
+    assert simulate.main(["--config", str(file), "--out", str(tmp_path / "run")]) == 2
+    assert sentence in capsys.readouterr().err

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+from torch import nn
 
 from pilot_secure.data.conversations import FileReport, Sample, read_conversations
 from pilot_secure.data.schema import COLUMNS, ClientData, client_name
@@ -24,6 +25,8 @@ Group = list[Sample]
 
 _DRAWS = 1000
 _MIN_IMAGES = 2
+_NAMES_OF_TORCH = frozenset(dir(nn.ModuleDict()))
+"""What no task can be called: its adapters are parts of such a module, by the task's name."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ def load_clients(files: Sequence[ClientFiles], settings: SplitSettings) -> Loade
     Clients are called `name` (`name-1`, `name-2`, … where a file is divided) or client-NN by
     their position. Images stay files, decoded when read and as they are; `models.pixel_values`
     pads them.
-    Raises: DataError, naming the file, if it cannot be read or divided, or naming the client if
-    two would be called alike.
+    Raises: DataError, naming the file, if it cannot be read or divided, or naming a client or
+    task that cannot be called as it is.
     """
     names = client_names(files)
     loaded = LoadedClients([])
@@ -92,9 +95,17 @@ def load_clients(files: Sequence[ClientFiles], settings: SplitSettings) -> Loade
 
 
 def client_names(files: Sequence[ClientFiles]) -> list[str]:
-    """The names of all clients, in order. Raises: DataError if two are alike."""
+    """The names of all clients, in order.
+
+    Raises: DataError if two are alike, or if a task cannot be called as it is.
+    """
     names: list[str] = []
     for entry in files:
+        if entry.task in _NAMES_OF_TORCH:
+            raise DataError(
+                f"data.clients: task is `{entry.task}`, expected another name: torch modules "
+                "have this one themselves."
+            )
         for part in range(1, entry.split_into + 1):
             name = entry.name or client_name(len(names) + 1)
             if entry.name and entry.split_into > 1:
