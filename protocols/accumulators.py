@@ -40,10 +40,14 @@ class Accumulator:
 
     def add(self, contributor: str, packed: Packed, term: MaskedVector) -> None:
         """Add one parsed term."""
-        for start in range(0, self.length, CHUNK):
-            packed.add_to(start, self._words[start : start + CHUNK])
+        self.add_packed(contributor, packed)
         pairs = zip(self._scalars, scalars_from_wire(term.scalars), strict=True)
         self._scalars = tuple((a + b) & SCALAR_MASK for a, b in pairs)
+
+    def add_packed(self, contributor: str, packed: Packed) -> None:
+        """Add one term's vector, chunk by chunk."""
+        for start in range(0, self.length, CHUNK):
+            packed.add_to(start, self._words[start : start + CHUNK])
         self.contributors.append(contributor)
 
     def open(self, masks: Sequence[MaskKey]) -> OpenedSum:

@@ -230,11 +230,11 @@ def mask_vectors(context: Context, jobs: Sequence[MaskingJob]) -> dict[str, int]
         if len(vector) != length:
             raise InputError(f"{where}: {len(vector)} coordinates, not {length}")
         own = [job for job in jobs if job.vector == name]
-        counts[name] = _mask_one_vector(vector, context.parameters.clip[name], own)
+        counts[name] = mask_one_vector(vector, context.parameters.clip[name], own)
     return counts
 
 
-def _mask_one_vector(vector: FlatVector, clip: float, jobs: Sequence[MaskingJob]) -> int:
+def mask_one_vector(vector: FlatVector, clip: float, jobs: Sequence[MaskingJob]) -> int:
     """Check, clip, encode, mask and pack, one cached chunk at a time."""
     chunk, floats = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     words = np.empty(CHUNK, np.uint32)

@@ -137,10 +137,15 @@ def results_hash(session: bytes, means: Mapping[str, NDArray[np.float32] | None]
     from means that it is told later, and finds out by comparing if they are others.
     """
     told = [
-        [sum_id, None if mean is None else sha256(np.ascontiguousarray(mean, "<f4").tobytes())]
+        [sum_id, None if mean is None else _float_hash(mean)]
         for sum_id, mean in sorted(means.items())
     ]
     return sha256(encode(["pilot-secure results", session, told]))
+
+
+def _float_hash(mean: NDArray[np.float32]) -> bytes:
+    """Hash a vector's little-endian bytes where they are."""
+    return sha256(np.ascontiguousarray(mean, "<f4").data.cast("B"))
 
 
 def open_sealed_sum(
