@@ -147,7 +147,7 @@ def _clusters(ratio: float, spread: float, seed: int) -> Vectors:
 
 
 def _with_twin(seed: int) -> Vectors:
-    """Clusters in which two clients are nearly equal: 1/d would leave them alone with each other."""
+    """Clusters with two clients nearly equal: 1/d would leave them alone with each other."""
     vectors = _clusters(0.8, 0.0, seed)
     vectors[3] = vectors[0] + np.float32(0.02) * vectors[3]
     return vectors

@@ -17,11 +17,12 @@ Randomness of keys and encryption errors is SEAL's own, from the operating syste
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import struct
 from collections.abc import Callable, Iterable
-from functools import lru_cache
-from typing import Any, TypeVar
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +99,28 @@ def expand_seed(seed: bytes, domain: str, index: int) -> bytes:
     return hashlib.sha512(_SEED_LABEL + framing + encoded + seed).digest()
 
 
+def conjugate(residues: Residues) -> Residues:
+    """The automorphism X -> 1/X on residues in NTT form: conjugates all slots.
+
+    In SEAL's bit-reversed order place i holds the value at ψ^(2 br(i) + 1), whose inverse is at
+    place N - 1 - i.
+    """
+    return np.ascontiguousarray(residues[..., ::-1])
+
+
+def _column(primes: tuple[int, ...]) -> Residues:
+    return np.array(primes, np.uint64)[:, None]
+
+
+class Prepared(NamedTuple):
+    """One chunk of an upload, loaded for conjugate products."""
+
+    ciphertext: Any
+    conjugate: Any
+    first_conjugate: Any
+    second: Any
+
+
 class Ring:
     """One parameter set's contexts and evaluator; holds no secret and is shared by all parties."""
 
@@ -164,35 +187,23 @@ class Ring:
             seal.Ciphertext, self.context, self._ciphertext_stream(level, polynomials, None)
         )
 
-    def expanded_ciphertext(self, first: Residues, second: Residues) -> Any:
-        """The ciphertext (first, second) at the data level: only where no secret key is at stake.
-
-        Who evaluates a product of this with its own secret operands would give them away.
-        """
-        return self.plain_ciphertext(np.stack([first, second]))
-
     def seeded_public_key(self, body: Residues, seed: bytes) -> Any:
         """The public key (body, expand(seed)); body [all primes, N] in NTT form."""
         stream = self._ciphertext_stream(self.key_level, body, seed)
         return _load(seal.PublicKey, self.context, stream)
 
-    def switching_keys(self, bodies: list[Residues], seeds: list[bytes], conjugation: bool) -> Any:
-        """Keys that switch s² (relinearisation) or the conjugate of s back to s.
+    def switching_keys(self, bodies: list[Residues], seeds: list[bytes]) -> Any:
+        """Keys that switch the third polynomial of a product back to s.
 
-        ``bodies`` [digits, all primes, N], each over its own expanded seed.
+        ``bodies`` are [all primes, N], one per data prime, each over its own expanded seed; see
+        :meth:`SecretKey.switching_key_bodies`.
         """
-        digits = b"".join(
-            self._wrap_ciphertext(body, seed) for body, seed in zip(bodies, seeds, strict=True)
-        )
-        index = self.degree - 1 if conjugation else 0
-        empty = struct.pack("<Q", 0) * index
-        head = struct.pack("<4QQ", *self.key_level, index + 1)
-        body = head + empty + struct.pack("<Q", len(seeds)) + digits
-        kind = seal.GaloisKeys if conjugation else seal.RelinKeys
-        return _load(kind, self.context, self._wrap(body))
-
-    def _wrap_ciphertext(self, body: Residues, seed: bytes) -> bytes:
-        return self._ciphertext_stream(self.key_level, body, seed)
+        digits = [
+            self._ciphertext_stream(self.key_level, body, seed)
+            for body, seed in zip(bodies, seeds, strict=True)
+        ]
+        head = struct.pack("<4QQQ", *self.key_level, 1, len(digits))
+        return _load(seal.RelinKeys, self.context, self._wrap(head + b"".join(digits)))
 
     def plaintext(self, residues: Residues) -> Any:
         """The plaintext of scale 1 with these [data primes, N] residues in NTT form."""
@@ -239,6 +250,16 @@ class Ring:
                 _guarded(self.evaluator.add_inplace, total, ciphertext)
         return total
 
+    def inner_product_into(self, ciphertexts: Iterable[Any], operands: Iterable[Any]) -> Any:
+        """As :meth:`inner_product`, leaving the ciphertexts as they are."""
+        total, product = seal.Ciphertext(), seal.Ciphertext()
+        for index, (left, right) in enumerate(zip(ciphertexts, operands, strict=True)):
+            target = product if index else total
+            _guarded(self.evaluator.multiply_plain, left, right, target)
+            if index:
+                _guarded(self.evaluator.add_inplace, total, product)
+        return total
+
     def add_encryption(self, total: Any, public_key: Any, value: int) -> None:
         """Add a fresh public-key encryption of the constant ``value`` to ``total``, in place.
 
@@ -275,34 +296,61 @@ class Ring:
         _guarded(encryptor.encrypt, plaintext, fresh)
         return self.residues(fresh, 2, len(self.data_primes))
 
-    def conjugate(self, ciphertext: Any, conjugation_keys: Any) -> Any:
-        """A ciphertext of the conjugated slots."""
-        result = seal.Ciphertext()
-        _guarded(self.evaluator.complex_conjugate, ciphertext, conjugation_keys, result)
-        return result
+    def prepare(self, first: Residues, second: Residues) -> Prepared:
+        """Load the ciphertext (first, second), [data primes, N] each, for conjugate products."""
+        return Prepared(
+            self.plain_ciphertext(np.stack([first, second])),
+            self.plain_ciphertext(np.stack([conjugate(first), conjugate(second)])),
+            self.plaintext(conjugate(first)),
+            self.plaintext(second),
+        )
 
-    def conjugate_product(self, left: Iterable[Any], right_conjugates: Iterable[Any]) -> Any:
-        """Σ over chunks of left · conj(right), not relinearised: three polynomials."""
-        total, product = seal.Ciphertext(), seal.Ciphertext()
-        for index, (a, b) in enumerate(zip(left, right_conjugates, strict=True)):
-            _guarded(self.evaluator.multiply, a, b, product if index else total)
-            if index:
-                _guarded(self.evaluator.add_inplace, total, product)
-        return total
+    def conjugate_product(self, left: list[Prepared], right: list[Prepared]) -> tuple[Any, Any]:
+        """Σ over chunks of left · conj(right), in two parts, without any key.
+
+        With left (c0, c1) under s and the conjugate of right (d0, d1) under conj(s), the product
+        is c0 d0 + c1 d0 s + c0 d1 conj(s) + c1 d1 s conj(s). The first part is (c0 d0, c1 d0);
+        the second is the conjugate of (c0 d1, c1 d1): only the constant coefficient is wanted,
+        which conjugation leaves alone, and conj(s) becomes s.
+        """
+        straight = self.inner_product_into(
+            (chunk.ciphertext for chunk in left), (chunk.first_conjugate for chunk in right)
+        )
+        turned = self.inner_product_into(
+            (chunk.conjugate for chunk in left), (chunk.second for chunk in right)
+        )
+        return straight, turned
+
+    @cached_property
+    def _second_unit(self) -> Any:
+        """The ciphertext (0, 1), which decrypts to s: a product with it moves polynomials up."""
+        unit = np.zeros((2, len(self.data_primes), self.degree), np.uint64)
+        unit[1] = 1
+        return self.plain_ciphertext(unit)
 
     def squared_distance(
-        self, left_norm: Any, right_norm: Any, product: Any, relinearisation_keys: Any
+        self,
+        left_norm: tuple[Any, Any],
+        right_norm: tuple[Any, Any],
+        product: tuple[Any, Any],
+        switching_keys: Any,
     ) -> Any:
         """‖x‖² + ‖y‖² - 2⟨x, y⟩ from three conjugate products: one relinearisation at the end.
 
         Deterministic, as all arithmetic here: equal inputs give equal residues, so that another
         party can repeat it.
         """
-        total = seal.Ciphertext()
-        _guarded(self.evaluator.add, left_norm, right_norm, total)
-        _guarded(self.evaluator.sub_inplace, total, product)
-        _guarded(self.evaluator.sub_inplace, total, product)
-        _guarded(self.evaluator.relinearize_inplace, total, relinearisation_keys)
+        parts = []
+        for a, b, both in zip(left_norm, right_norm, product, strict=True):
+            part = seal.Ciphertext()
+            _guarded(self.evaluator.add, a, b, part)
+            _guarded(self.evaluator.sub_inplace, part, both)
+            _guarded(self.evaluator.sub_inplace, part, both)
+            parts.append(part)
+        total = seal.Ciphertext()  # parts[0] + parts[1] s, as three polynomials
+        _guarded(self.evaluator.multiply, parts[1], self._second_unit, total)
+        _guarded(self.evaluator.add_inplace, total, parts[0])
+        _guarded(self.evaluator.relinearize_inplace, total, switching_keys)
         return total
 
     # Start-up check
@@ -314,6 +362,9 @@ class Ring:
             seed = expand_seed(bytes(32), "self-check", 0)
             self._check_layout(seed)
             self._check_encryption(secret, seed)
+            if self.parameters.trust == "key_holder":
+                self._check_conjugation()
+                self._check_products(secret, seed)
         except CkksError as error:
             raise BackendMismatch(f"SEAL's layout is not the expected one: {error}") from error
 
@@ -347,6 +398,31 @@ class Ring:
         if abs(got - (value + 1)) > 1e-3:
             raise BackendMismatch(f"a known result decrypted to {got}")
 
+    def _check_conjugation(self) -> None:
+        """Reversing residues conjugates slots."""
+        slots = np.exp(1j * np.arange(self.degree // 2)) * 2.0**30
+        flat = self.residues(self.encode(slots), 1, len(self.data_primes))[0]
+        decoded = self._encoder.decode_complex(self.plaintext(conjugate(flat)))
+        if np.max(np.abs(np.array(decoded) - np.conj(slots))) > 1e-3 * 2.0**30:
+            raise BackendMismatch("reversed residues are not the conjugate")
+
+    def _check_products(self, secret: SecretKey, seed: bytes) -> None:
+        """The squared distance of two known chunks, through hand-made switching keys."""
+        seeds = [expand_seed(seed, "self-check", index) for index in range(len(self.data_primes))]
+        keys = self.switching_keys(secret.switching_key_bodies(seeds), seeds)
+        public = self.seeded_public_key(secret.public_key_body(seed), seed)
+        scale = math.ldexp(1.0, self.parameters.upload_scale_bits) / self.degree
+        slots = [np.full(self.degree // 2, value * scale) for value in (3 + 4j, 1 - 2j)]
+        chunks = [[self.prepare(*self.public_encrypt(public, self.encode(row)))] for row in slots]
+        left, right = chunks
+        products = [self.conjugate_product(a, b) for a, b in ((left, left), (right, right))]
+        mixed = self.conjugate_product(left, right)
+        total = self.squared_distance(products[0], products[1], mixed, keys)
+        self.to_last_level(total)
+        got = secret.decrypt_constant(*self.extract_constant(total)) * self.primes[1] / scale**2
+        if abs(got - 40) > 1e-6:
+            raise BackendMismatch(f"a known squared distance came out as {got}, not 40")
+
 
 class SecretKey:
     """A fresh secret key and what only its holder can do.
@@ -356,8 +432,7 @@ class SecretKey:
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
-        self._generator = seal.KeyGenerator(ring.context)
-        key = self._generator.secret_key()
+        key = seal.KeyGenerator(ring.context).secret_key()
         self._encryptor = seal.Encryptor(ring.context, key)
         self._decryptor = seal.Decryptor(ring.context, key)
         self._residues = ring.residues(key.data(), 1, len(ring.primes))[0]
@@ -371,18 +446,23 @@ class SecretKey:
         _guarded(self._encryptor.encrypt_zero_symmetric, self._ring.key_level, fresh)
         return self._rebased(fresh, seed)
 
-    def switching_key_bodies(self, seeds: list[bytes], conjugation: bool) -> Residues:
-        """First halves of switching keys over expanded seeds: [digits, all primes, N]."""
-        if conjugation:
-            keys, index = seal.GaloisKeys(), self._ring.degree - 1
-            element = 2 * self._ring.degree - 1
-            _guarded(self._generator.create_galois_keys, [element], keys)
-        else:
-            keys, index = seal.RelinKeys(), 0
-            _guarded(self._generator.create_relin_keys, keys)
-        digits = keys.data(index)
-        rows = [self._rebased(key.data(), seed) for key, seed in zip(digits, seeds, strict=True)]
-        return np.stack(rows)
+    def switching_key_bodies(self, seeds: list[bytes]) -> list[Residues]:
+        """First halves of keys from s conj(s) to s, over expanded seeds: [all primes, N] each.
+
+        One encryption of zero per data prime, with p s conj(s) added in that prime's residues:
+        SEAL's relinearisation keys with s conj(s) in the place of s².
+        """
+        primes = self._ring.primes
+        target = multiply_modulo(self._residues, conjugate(self._residues), primes)
+        special = np.full_like(target, primes[-1])
+        target = multiply_modulo(target, special % _column(primes), primes)
+        bodies = []
+        for index, seed in enumerate(seeds):
+            body = self.public_key_body(seed)
+            row = body[index : index + 1]
+            body[index] = add_modulo(row, target[index : index + 1], primes[index : index + 1])[0]
+            bodies.append(body)
+        return bodies
 
     def _rebased(self, fresh: Any, seed: bytes) -> Residues:
         """Move a key-level encryption (b', a') onto a = expand(seed), keeping its error.

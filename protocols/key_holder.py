@@ -4,7 +4,7 @@ The holder publishes keys; each client encrypts its blinded sketch with the publ
 computes every pair's distance; the holder repeats the computation on the clients' signed uploads,
 decrypts only what agrees, and gives each client its own row. Contents of the frames::
 
-    keys   = seed (32) ‖ public key body ‖ relinearisation bodies ‖ conjugation bodies
+    keys   = seed (32) ‖ public key body ‖ switching key bodies
     upload = closing hash of keys ‖ for each chunk: both polynomials
     result = closing hashes of both uploads ‖ constant ‖ second polynomial
 
@@ -27,7 +27,7 @@ from typing import Any
 import numpy.typing as npt
 
 from .blinding import blind, blinded_length
-from .ckks import CkksError, Ring, SecretKey, expand_seed, ring_for
+from .ckks import CkksError, Prepared, Ring, SecretKey, expand_seed, ring_for
 from .distance_frames import (
     DIGEST_BYTES,
     FRAME_BYTES,
@@ -52,7 +52,6 @@ from .parameter_sets import parameter_set as lookup
 from .residues import ResidueError, pack, unpack
 
 Pair = tuple[str, str]
-Chunks = list[Any]
 
 
 def keys_length(name: str) -> int:
@@ -72,8 +71,7 @@ def result_length(name: str) -> int:
 
 def _keys_content(parameters: ParameterSet) -> int:
     all_primes = len(parameters.prime_bits)
-    bodies = 1 + 2 * (all_primes - 1)
-    return SEED_BYTES + bodies * parameters.polynomial_bytes(all_primes)
+    return SEED_BYTES + all_primes * parameters.polynomial_bytes(all_primes)
 
 
 def _upload_content(parameters: ParameterSet, sketch_length: int) -> int:
@@ -85,8 +83,8 @@ def _result_content(parameters: ParameterSet) -> int:
     return 2 * DIGEST_BYTES + parameters.residue_bytes(0) + parameters.polynomial_bytes(1)
 
 
-def _switching_seeds(seed: bytes, domain: str, digits: int) -> list[bytes]:
-    return [expand_seed(seed, domain, index) for index in range(digits)]
+def _switching_seeds(seed: bytes, ring: Ring) -> list[bytes]:
+    return [expand_seed(seed, "switching", index) for index in range(len(ring.data_primes))]
 
 
 class _PublicKeys:
@@ -97,7 +95,7 @@ class _PublicKeys:
     """
 
     def __init__(self, ring: Ring, keys: bytes, sketch_length: int) -> None:
-        parameters, degree, digits = ring.parameters, ring.degree, len(ring.data_primes)
+        parameters, degree = ring.parameters, ring.degree
         head = header(Kind.HOLDER_KEYS, parameters, sketch_length)
         content = open_frame(keys, head, _keys_content(parameters), "key holder")
         seed, body = content[:SEED_BYTES], content[SEED_BYTES:]
@@ -108,10 +106,7 @@ class _PublicKeys:
                 for start in range(0, len(body), size)
             ]
             self.public = ring.seeded_public_key(rows[0], expand_seed(seed, "public key", 0))
-            seeds = _switching_seeds(seed, "relinearisation", digits)
-            self.relinearisation = ring.switching_keys(rows[1 : 1 + digits], seeds, False)
-            seeds = _switching_seeds(seed, "conjugation", digits)
-            self.conjugation = ring.switching_keys(rows[1 + digits :], seeds, True)
+            self.switching = ring.switching_keys(rows[1:], _switching_seeds(seed, ring))
         except (ResidueError, CkksError) as error:
             raise BadDistance("key holder", PHASE, str(error)) from error
         self.digest = closing_hash(keys)
@@ -197,11 +192,11 @@ class DistanceServer:
         names = uploads.keys() if pairs is None else {name for pair in wanted for name in pair}
         ring, keys = self._ring, self._keys
         loaded = {name: self._load(uploads[name], name) for name in sorted(names)}
-        norms = {name: ring.conjugate_product(*chunks) for name, chunks in loaded.items()}
+        norms = {name: ring.conjugate_product(chunks, chunks) for name, chunks in loaded.items()}
         results = {}
         for a, b in wanted:
-            product = ring.conjugate_product(loaded[a][0], loaded[b][1])
-            total = ring.squared_distance(norms[a], norms[b], product, keys.relinearisation)
+            product = ring.conjugate_product(loaded[a], loaded[b])
+            total = ring.squared_distance(norms[a], norms[b], product, keys.switching)
             inputs = closing_hash(uploads[a]) + closing_hash(uploads[b])
             results[a, b] = self._result(total, inputs)
         return results
@@ -215,8 +210,8 @@ class DistanceServer:
             header(Kind.HOLDER_RESULT, self._parameters, self._length), inputs + body
         )
 
-    def _load(self, upload: bytes, sender: str) -> tuple[Chunks, Chunks]:
-        """A client's ciphertexts and their conjugates: one key switch per chunk, not per pair."""
+    def _load(self, upload: bytes, sender: str) -> list[Prepared]:
+        """A client's ciphertexts and their conjugates."""
         ring, parameters = self._ring, self._parameters
         head = header(Kind.HOLDER_UPLOAD, parameters, self._length)
         content = open_frame(upload, head, _upload_content(parameters, self._length), sender)
@@ -230,8 +225,7 @@ class DistanceServer:
                 for start in range(0, len(body), size)
             ]
             pairs = zip(rows[::2], rows[1::2], strict=True)
-            chunks = [ring.expanded_ciphertext(first, second) for first, second in pairs]
-            return chunks, [ring.conjugate(chunk, self._keys.conjugation) for chunk in chunks]
+            return [ring.prepare(first, second) for first, second in pairs]
         except (ResidueError, CkksError) as error:
             raise BadDistance(sender, PHASE, str(error)) from error
 
@@ -264,11 +258,8 @@ class KeyHolder:
 
     def _make_keys(self) -> bytes:
         seed, secret, primes = self._entropy.read(SEED_BYTES), self._secret, self._ring.primes
-        digits = len(self._ring.data_primes)
         bodies = [secret.public_key_body(expand_seed(seed, "public key", 0))]
-        for domain, conjugation in (("relinearisation", False), ("conjugation", True)):
-            seeds = _switching_seeds(seed, domain, digits)
-            bodies.extend(secret.switching_key_bodies(seeds, conjugation))
+        bodies += secret.switching_key_bodies(_switching_seeds(seed, self._ring))
         content = seed + b"".join(pack(body, primes) for body in bodies)
         return close_frame(header(Kind.HOLDER_KEYS, self._parameters, self._length), content)
 

@@ -84,25 +84,24 @@ class ParameterSet:
     def noise_bound(self) -> float:
         """Bound on the result coefficient's noise before flooding, honest participants.
 
-        Peer: every upload error meets a plaintext of norm at most Δy sqrt(2/N). Key holder: in
-        ‖x‖² + ‖y‖² - 2⟨x, y⟩ the upload errors e meet twice the difference, 2⟨x - y, e - e'⟩, and
-        the errors of the conjugations meet x and y - 2x, norms at most 1 and 3. Both: public-key
-        encryptions and modulus switches, each about sqrt(N/18) from rounding against a ternary
-        secret.
+        Peer: every upload error meets a plaintext of norm at most Δy sqrt(2/N). Key holder: the
+        upload errors meet twice the difference, 2⟨x - y, e - e'⟩, whose norm is at most 2. Both:
+        public-key encryptions and modulus switches, each about sqrt(N/18) from rounding against
+        a ternary secret.
         """
         rounding = math.sqrt(self.degree / 18 + 1)
         operand = math.ldexp(math.sqrt(2 / self.degree), self.operand_scale_bits)
         if self.trust == "peer":
             return TAIL * (ERROR_SIGMA * operand + 2 * rounding)
-        switching = math.hypot(self._switching_noise(), rounding)
-        products = math.hypot(4 * math.sqrt(2) * rounding, math.sqrt(10) * switching)
-        return TAIL * (operand * products + switching + rounding)
+        products = 4 * math.sqrt(2) * rounding * operand
+        divided = math.ldexp(rounding, self.data_bits - self.prime_bits[0])
+        return TAIL * math.hypot(products, self._switching_noise(), divided)
 
     def _switching_noise(self) -> float:
-        """Standard deviation that one relinearisation adds to a coefficient (hybrid, one p).
+        """Standard deviation that one relinearisation adds to a coefficient (one special prime).
 
         Every data prime contributes a digit below its size times an error, divided by p.
-        Source: Kim, Polyakov, Zucca (2021), section 3.2, GHS/BV hybrid with one prime per digit.
+        Source: Kim, Polyakov, Zucca (2021), section 3.2, one prime per digit.
         """
         digits = math.fsum(4.0**bits for bits in self.prime_bits[:-1])
         special = 2.0 ** self.prime_bits[-1]
