@@ -1,0 +1,94 @@
+"""What needs which libraries: protocols none of the model's, help none of the slow ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BLOCKED = ("torch", "transformers", "peft", "accelerate", "datasets")
+_BLOCK = f"""
+import importlib, pkgutil, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED!r}:
+            raise ImportError(f"{{name}} is blocked")
+        return None
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def run(code: str) -> str:
+    """The standard output of a fresh interpreter in which the model libraries cannot load."""
+    command = [sys.executable, "-c", _BLOCK + code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_block_blocks() -> None:
+    code = "\ntry:\n    import torch\nexcept ImportError as error:\n    print(error)"
+    assert run(code) == "torch is blocked\n"
+
+
+def test_protocols_need_no_model_library() -> None:
+    code = """
+import protocols
+names = [module.name for module in pkgutil.walk_packages(protocols.__path__, "protocols.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names), *(name for name in sys.modules if name.startswith("pilot_secure")))
+"""
+    count, *ours = run(code).split()
+    assert int(count) > 25
+    assert ours == []
+
+
+def test_a_protocol_runs_without_model_libraries() -> None:
+    """Not only importable: shares, masks and distances compute."""
+    code = """
+import numpy as np
+from protocols import SERVER, Identity, Roster, AggregationClient, AggregationParameters
+from protocols import AggregationServer, ClientInputs, Entropy, MemoryGuard, SumSpec
+names = ("a", "b", "c")
+people = {name: Identity.generate(name, Entropy()) for name in (SERVER, *names)}
+roster = Roster.of(people[SERVER], [people[name] for name in names])
+parameters = AggregationParameters.build(
+    run_id="run", round=1, stage=1, roster=roster.digest(), cohort=names,
+    sums=(SumSpec(id="all", vector="v", recipient=SERVER, contributors=names),),
+    vector_lengths={"v": 2}, clip={"v": 1.0}, max_samples=4, threshold=3,
+)
+server = AggregationServer(parameters, people[SERVER], Entropy(), roster=roster)
+clients = {
+    name: AggregationClient(
+        parameters, people[name],
+        ClientInputs({"v": {"x": np.array([0.25, place / 4], np.float32)}}, num_samples=place + 1),
+        Entropy(), roster=roster, guard=MemoryGuard())
+    for place, name in enumerate(names)
+}
+while not server.done:
+    server.receive({name: clients[name].handle(r) for name, r in server.requests().items()})
+print(*np.round(server.report.means["all"], 3))
+"""
+    assert run(code).split() == ["0.25", "0.333"]  # (1·0 + 2·1/4 + 3·2/4) / 6
+
+
+def test_help_and_mistakes_come_without_torch() -> None:
+    code = """
+import contextlib, io
+from pilot_secure.simulate import main
+try:
+    main(["--help"])
+except SystemExit as left:
+    assert left.code == 0
+with contextlib.redirect_stderr(io.StringIO()) as told:
+    assert main(["--rounds", "0"]) == 2
+print(told.getvalue())
+print(sorted(name for name in sys.modules if name in ("torch", "transformers", "tenseal")))
+"""
+    printed = run(code)
+    assert "--secure-agg" in printed
+    assert "--num-neighbours" in printed
+    assert "error: --rounds is 0" in printed
+    assert printed.endswith("[]\n")
