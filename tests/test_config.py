@@ -1,0 +1,173 @@
+"""The configuration: its defaults, and every rule across fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import merged
+from pydantic import ValidationError
+
+from pilot_secure.config import SimulationConfig
+
+SECURE = {"security": {"secure_agg": True}}
+FILES = {"data": {"scenario": "files"}}
+
+
+def build(*layers: dict[str, Any]) -> SimulationConfig:
+    return SimulationConfig.model_validate(merged(*layers))
+
+
+def problems(*layers: dict[str, Any]) -> list[str]:
+    with pytest.raises(ValidationError) as raised:
+        build(*layers)
+    (error,) = raised.value.errors()
+    return str(error["ctx"]["error"]).splitlines()
+
+
+def own_clients(*tasks: str, **more: Any) -> dict[str, Any]:
+    """Entries of the user's own clients, one a task; ``more`` goes into the first."""
+    entry = {"metric": "cider", "train": "a.json", "images": "a"}
+    entries = [{**entry, "task": task} for task in tasks]
+    entries[0].update(more)
+    return merged(FILES, {"data": {"clients": entries}}, {"federation": {"num_neighbours": 1}})
+
+
+def test_defaults_are_the_embedded_federation() -> None:
+    config = SimulationConfig()
+    assert (config.num_clients, config.cohort_size) == (9, 9)
+    assert config.federation.num_neighbours == 6
+    assert config.security.secure_agg is False
+    assert build(SECURE).security.min_contributors == 3
+    assert config.run_name == "visual-understanding-pilot"
+
+
+@pytest.mark.parametrize(
+    ("participation", "size"), [(1.0, 9), (0.67, 6), (0.5, 4), (0.34, 3), (0.001, 1)]
+)
+def test_a_share_of_the_clients_takes_part(participation: float, size: int) -> None:
+    local = {"federation": {"method": "local", "participation": participation}}
+    assert build(local).cohort_size == size
+
+
+def test_clients_are_counted_by_task() -> None:
+    config = build(own_clients("read", "draw", "read", split_into=3))
+    assert config.task_sizes() == {"read": 4, "draw": 1}
+    assert config.num_clients == 5
+
+
+@pytest.mark.parametrize("neighbours", [8, 9])
+def test_neighbours_are_fewer_than_the_clients(neighbours: int) -> None:
+    settings = {"federation": {"num_neighbours": neighbours}}
+    if neighbours == 8:
+        assert build(settings).federation.num_neighbours == 8
+    else:
+        (problem,) = problems(settings)
+        assert problem.startswith("federation.num_neighbours is 9: expected fewer than the 9")
+    assert build(settings, {"federation": {"method": "local"}}).num_clients == 9
+
+
+@pytest.mark.parametrize(("threshold", "safe"), [(5, False), (6, True), (9, True), (10, False)])
+def test_the_threshold_lets_one_survivor_set_open(threshold: int, safe: bool) -> None:
+    settings = merged(SECURE, {"security": {"threshold": threshold}})
+    if safe:
+        assert build(settings).security.threshold == threshold
+    else:
+        (problem,) = problems(settings)
+        assert problem.startswith(f"security.threshold is {threshold}: expected")
+    assert build({"security": {"threshold": threshold}}).security.secure_agg is False
+
+
+def test_more_colluders_ask_for_more_of_everything() -> None:
+    told = problems(SECURE, {"security": {"max_colluders": 4, "threshold": 6}})
+    assert [problem.partition(":")[0] for problem in told] == [
+        "security.min_contributors is 3",
+        "security.threshold is 6",
+    ]
+    assert "at least max_colluders + 2 = 6" in told[0]
+    assert "at least 7" in told[1]
+
+
+def test_colluders_that_no_cohort_can_bear() -> None:
+    """n = 9, c_max = 8: 2t > 17 takes t = 9; c_max = 9 takes t = 10 of 9."""
+    wide = {"data": {"clients_per_task": 12}}
+    many = {"security": {"max_colluders": 8, "min_contributors": 10}}
+    neighbours = {"federation": {"num_neighbours": 9}}
+    assert build(SECURE, wide, many, neighbours, VISIBLE).num_clients == 36
+    told = problems(SECURE, {"security": {"max_colluders": 9, "min_contributors": 11}})
+    assert any("security.threshold is 10: expected at most the 9" in problem for problem in told)
+
+
+VISIBLE = {"security": {"neighbour_visibility": "visible"}}
+
+
+def test_a_task_has_the_contributors_that_hide_each_other() -> None:
+    two = {"data": {"clients_per_task": 2}, "federation": {"num_neighbours": 3}}
+    (problem,) = problems(SECURE, two)
+    assert "clients_per_task is 2: expected at least security.min_contributors = 3" in problem
+    assert build(two).num_clients == 6  # in the clear nothing is hidden
+    alone = problems(SECURE, own_clients("read", "draw", split_into=4, task="read"))
+    assert any("1 client of task draw" in problem for problem in alone)
+    assert not any("of task read" in problem for problem in alone)
+
+
+def test_neighbours_are_enough_for_a_sealed_sum_to_open() -> None:
+    one = {"federation": {"num_neighbours": 1}}
+    (problem,) = problems(SECURE, one)
+    assert problem.startswith("federation.num_neighbours is 1: expected at least")
+    assert build(one).federation.num_neighbours == 1
+
+
+def test_own_clients_belong_to_their_scenario() -> None:
+    assert problems(FILES) != []
+    entries = own_clients("read", "draw")["data"]["clients"]
+    (problem,) = problems({"data": {"clients": entries}})
+    assert "expected scenario `files`" in problem
+
+
+def test_client_names_are_given_once() -> None:
+    settings = own_clients("read", "draw", name="north")
+    settings["data"]["clients"][1]["name"] = "north"
+    (problem,) = problems(settings)
+    assert "`north` twice" in problem
+
+
+@pytest.mark.parametrize("method", ["local", "pilot"])
+def test_a_replay_goes_with_a_clear_pilot_only(method: str) -> None:
+    replay = {"federation": {"replay_selection": "runs/x", "method": method}}
+    if method == "pilot":
+        assert str(build(replay).federation.replay_selection) == "runs/x"
+        replay = merged(SECURE, replay)
+    (problem,) = problems(replay)
+    assert problem.startswith("federation.replay_selection is runs/x: expected")
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("run", "seed", -1),
+        ("run", "seed", 2**31),
+        ("data", "look_strength", 1.5),
+        ("data", "scenario", "visual"),
+        ("model", "adapter_init_scale", 0.0),
+        ("training", "learning_rate_stage1", 0.0),
+        ("training", "batch_size", 0),
+        ("federation", "participation", 0.0),
+        ("federation", "eq12", "normalized"),
+        ("security", "ring_bits", 18),
+        ("security", "max_samples", (1 << 24) + 1),
+        ("security", "threshold", "all"),
+        ("security", "dropout_probability", 1.01),
+        ("security", "unknown", 1),
+    ],
+)
+def test_each_field_has_its_bounds(section: str, field: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as raised:
+        build({section: {field: value}})
+    assert {error["loc"][:2] for error in raised.value.errors()} == {(section, field)}
+
+
+def test_a_configuration_does_not_change() -> None:
+    config = SimulationConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.federation.rounds = 4  # type: ignore[misc]
