@@ -3,25 +3,22 @@
 SEAL does not treat its input as hostile, and its binding reads and writes paths only. So:
 
 - No byte of another party reaches SEAL's parsers as such. A message carries seeds and canonical
-  residues (:mod:`protocols.residues`); this file writes every header, identifier and length
-  itself, uncompressed, into an in-memory file that SEAL then reads. What a peer controls are
-  values below the primes, nothing else.
+  residues (:mod:`protocols.residues`); every header, identifier and length is written on this
+  side (:mod:`protocols.seal_streams`) into an in-memory file that SEAL then reads. What a peer
+  controls are values below the primes, nothing else.
 - The uniform half ``a`` of a public key or of an upload is always expanded by SEAL's own
   generator from a hash of a seed: there is no way to state it.
 - The binding can write compressed streams only, so residues leave SEAL one by one.
 
-SEAL's layout is checked when a ring is built (:meth:`Ring._self_check`), before any use.
+Get rings from :func:`protocols.ckks_check.ring_for`, which checks SEAL's layout before any use.
 Randomness of keys and encryption errors is SEAL's own, from the operating system.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-import struct
 from collections.abc import Callable, Iterable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -37,12 +34,9 @@ from .residues import (
     subtract_modulo,
     sum_modulo,
 )
+from .seal_streams import HEADER, StreamFormat
 
 _Result = TypeVar("_Result")
-_HEADER = struct.Struct("<HBBBBHQ")
-_UNCOMPRESSED = 0
-_BLAKE2XB = 1
-_SEED_LABEL = b"pilot-secure ckks uniform half v1"
 
 
 class CkksError(ProtocolError):
@@ -81,22 +75,14 @@ def _load(kind: Callable[[], Any], context: Any, stream: bytes) -> Any:
         os.close(descriptor)
 
 
-def _saved_header() -> tuple[int, int, int, int]:
-    """Magic, header length, major and minor version as this SEAL writes them."""
+def _stream_format() -> StreamFormat:
+    """Magic, header length and version as this SEAL writes them."""
     descriptor = os.memfd_create("seal")
     try:
         seal.Plaintext("1").save(f"/proc/self/fd/{descriptor}")
-        fields = _HEADER.unpack(os.pread(descriptor, _HEADER.size, 0))
-        return fields[0], fields[1], fields[2], fields[3]
+        return StreamFormat(*HEADER.unpack(os.pread(descriptor, HEADER.size, 0))[:4])
     finally:
         os.close(descriptor)
-
-
-def expand_seed(seed: bytes, domain: str, index: int) -> bytes:
-    """The 64-byte generator seed of one uniform polynomial: a hash, so nobody can aim it."""
-    encoded = domain.encode()
-    framing = struct.pack("<BQQ", len(encoded), index, len(seed))
-    return hashlib.sha512(_SEED_LABEL + framing + encoded + seed).digest()
 
 
 def conjugate(residues: Residues) -> Residues:
@@ -128,7 +114,7 @@ class Ring:
         parameters.check()
         self.parameters = parameters
         self.degree = parameters.degree
-        self._magic, self._header_bytes, self._major, self._minor = _saved_header()
+        self._streams = _stream_format()
         setup = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
         setup.set_poly_modulus_degree(self.degree)
         moduli = seal.CoeffModulus.Create(self.degree, list(parameters.prime_bits))
@@ -142,7 +128,6 @@ class Ring:
         self.data_level = list(self.context.first_parms_id())
         self.key_level = list(self.context.key_parms_id())
         self.last_level = list(self.context.last_parms_id())
-        self._self_check()
 
     def _check_context(self) -> None:
         """SEAL accepts the set at 128 bits and its primes have the sizes that were asked for."""
@@ -154,42 +139,23 @@ class Ring:
         if sum(bits) > limit or bits != self.parameters.prime_bits or not well_formed:
             raise BackendMismatch(f"SEAL gave primes of {bits} bits, limit {limit}")
 
-    # Streams that this file writes and SEAL reads
-
-    def _wrap(self, body: bytes) -> bytes:
-        length = self._header_bytes + len(body)
-        fields = (self._magic, self._header_bytes, self._major, self._minor)
-        return _HEADER.pack(*fields, _UNCOMPRESSED, 0, length) + body
-
-    def _array(self, residues: Residues) -> bytes:
-        words = np.ascontiguousarray(residues, "<u8").ravel()
-        return self._wrap(struct.pack("<Q", words.size) + words.tobytes())
-
-    def _ciphertext_stream(self, level: list[int], residues: Residues, seed: bytes | None) -> bytes:
-        """A ciphertext of two polynomials; the second comes from ``seed`` when there is one."""
-        num_primes = residues.shape[-2]
-        sizes = struct.pack("<QQQdQ", 2, self.degree, num_primes, 1.0, 1)
-        body = struct.pack("<4Q", *level) + b"\x01" + sizes + self._array(residues)
-        if seed is not None:
-            body += self._wrap(bytes([_BLAKE2XB]) + seed)
-        return self._wrap(body)
+    # Loading what messages carry
 
     def seeded_ciphertext(self, body: Residues, seed: bytes) -> Any:
         """The ciphertext (body, expand(seed)); body [data primes, N] in NTT form."""
-        stream = self._ciphertext_stream(self.data_level, body, seed)
+        stream = self._streams.ciphertext(self.data_level, body, seed)
         return _load(seal.Ciphertext, self.context, stream)
 
     def plain_ciphertext(self, polynomials: Residues) -> Any:
         """A ciphertext from [2, primes, N] residues in NTT form: one prime or all data primes."""
         single = polynomials.shape[1] == 1
         level = self.last_level if single else self.data_level
-        return _load(
-            seal.Ciphertext, self.context, self._ciphertext_stream(level, polynomials, None)
-        )
+        stream = self._streams.ciphertext(level, polynomials, None)
+        return _load(seal.Ciphertext, self.context, stream)
 
     def seeded_public_key(self, body: Residues, seed: bytes) -> Any:
         """The public key (body, expand(seed)); body [all primes, N] in NTT form."""
-        stream = self._ciphertext_stream(self.key_level, body, seed)
+        stream = self._streams.ciphertext(self.key_level, body, seed)
         return _load(seal.PublicKey, self.context, stream)
 
     def switching_keys(self, bodies: list[Residues], seeds: list[bytes]) -> Any:
@@ -198,17 +164,13 @@ class Ring:
         ``bodies`` are [all primes, N], one per data prime, each over its own expanded seed; see
         :meth:`SecretKey.switching_key_bodies`.
         """
-        digits = [
-            self._ciphertext_stream(self.key_level, body, seed)
-            for body, seed in zip(bodies, seeds, strict=True)
-        ]
-        head = struct.pack("<4QQQ", *self.key_level, 1, len(digits))
-        return _load(seal.RelinKeys, self.context, self._wrap(head + b"".join(digits)))
+        stream = self._streams.switching_keys(self.key_level, bodies, seeds)
+        return _load(seal.RelinKeys, self.context, stream)
 
     def plaintext(self, residues: Residues) -> Any:
         """The plaintext of scale 1 with these [data primes, N] residues in NTT form."""
-        body = struct.pack("<4QQd", *self.data_level, residues.size, 1.0) + self._array(residues)
-        return _load(seal.Plaintext, self.context, self._wrap(body))
+        stream = self._streams.plaintext(self.data_level, residues)
+        return _load(seal.Plaintext, self.context, stream)
 
     def constant_plaintext(self, value: int) -> Any:
         """The constant polynomial ``value`` modulo q, as a plaintext of scale 1."""
@@ -222,6 +184,10 @@ class Ring:
         plaintext = seal.Plaintext()
         _guarded(self._encoder.encode, slots.tolist(), 1.0, plaintext)
         return plaintext
+
+    def decode(self, plaintext: Any) -> npt.NDArray[np.complex128]:
+        """The [N/2] complex slots of a plaintext of nominal scale 1."""
+        return np.array(_guarded(self._encoder.decode_complex, plaintext), np.complex128)
 
     def residues(
         self, source: Any, num_polynomials: int, num_primes: int, first: int = 0
@@ -240,18 +206,6 @@ class Ring:
 
     def inner_product(self, ciphertexts: Iterable[Any], operands: Iterable[Any]) -> Any:
         """Σ ciphertext · plaintext over chunks: plaintext products only, no relinearisation."""
-        total: Any = None
-        for ciphertext, operand in zip(ciphertexts, operands, strict=True):
-            if total is None:
-                total = ciphertext
-                _guarded(self.evaluator.multiply_plain_inplace, total, operand)
-            else:
-                _guarded(self.evaluator.multiply_plain_inplace, ciphertext, operand)
-                _guarded(self.evaluator.add_inplace, total, ciphertext)
-        return total
-
-    def inner_product_into(self, ciphertexts: Iterable[Any], operands: Iterable[Any]) -> Any:
-        """As :meth:`inner_product`, leaving the ciphertexts as they are."""
         total, product = seal.Ciphertext(), seal.Ciphertext()
         for index, (left, right) in enumerate(zip(ciphertexts, operands, strict=True)):
             target = product if index else total
@@ -313,10 +267,10 @@ class Ring:
         the second is the conjugate of (c0 d1, c1 d1): only the constant coefficient is wanted,
         which conjugation leaves alone, and conj(s) becomes s.
         """
-        straight = self.inner_product_into(
+        straight = self.inner_product(
             (chunk.ciphertext for chunk in left), (chunk.first_conjugate for chunk in right)
         )
-        turned = self.inner_product_into(
+        turned = self.inner_product(
             (chunk.conjugate for chunk in left), (chunk.second for chunk in right)
         )
         return straight, turned
@@ -352,76 +306,6 @@ class Ring:
         _guarded(self.evaluator.add_inplace, total, parts[0])
         _guarded(self.evaluator.relinearize_inplace, total, switching_keys)
         return total
-
-    # Start-up check
-
-    def _self_check(self) -> None:
-        """Hand-written streams mean to SEAL what they mean here, or :class:`BackendMismatch`."""
-        try:
-            secret = SecretKey(self)
-            seed = expand_seed(bytes(32), "self-check", 0)
-            self._check_layout(seed)
-            self._check_encryption(secret, seed)
-            if self.parameters.trust == "key_holder":
-                self._check_conjugation()
-                self._check_products(secret, seed)
-        except CkksError as error:
-            raise BackendMismatch(f"SEAL's layout is not the expected one: {error}") from error
-
-    def _check_layout(self, seed: bytes) -> None:
-        columns = np.arange(self.degree, dtype=np.uint64)
-        body = np.stack([columns + np.uint64(7 * i) for i in range(len(self.data_primes))])
-        loaded = self.residues(self.seeded_ciphertext(body, seed), 2, len(body))
-        other = self.seeded_ciphertext(body, expand_seed(bytes(32), "self-check", 1))
-        uniform = self.residues(other, 2, len(body))[1]
-        limits = np.array(self.data_primes, np.uint64)[:, None]
-        if not np.array_equal(loaded[0], body) or np.any(loaded[1] >= limits):
-            raise BackendMismatch("a seeded ciphertext is read differently")
-        spread = loaded[1].astype(np.float64).mean(axis=1) / limits[:, 0]
-        if np.mean(loaded[1] == uniform) > 0.01 or np.any(np.abs(spread - 0.5) > 0.1):
-            raise BackendMismatch("the second polynomial is not expanded from the seed")
-
-    def _check_encryption(self, secret: SecretKey, seed: bytes) -> None:
-        """An upload, a public-key encryption and an extraction decrypt to what was put in."""
-        value, scale = 12345, 2.0 ** (self.parameters.data_bits - 20)
-        slots = np.full(self.degree // 2, scale, np.complex128)
-        body = secret.encrypt_seeded(self.encode(slots), seed)
-        key = self.seeded_public_key(secret.public_key_body(seed), seed)
-        total = self.seeded_ciphertext(body, seed)
-        self.add_encryption(total, key, value * int(scale))
-        self.to_last_level(total)
-        constant, second = self.extract_constant(total)
-        divisor = self.primes[0]
-        for prime in self.data_primes:
-            scale /= prime
-        got = secret.decrypt_constant(constant, second) / (scale * divisor)
-        if abs(got - (value + 1)) > 1e-3:
-            raise BackendMismatch(f"a known result decrypted to {got}")
-
-    def _check_conjugation(self) -> None:
-        """Reversing residues conjugates slots."""
-        slots = np.exp(1j * np.arange(self.degree // 2)) * 2.0**30
-        flat = self.residues(self.encode(slots), 1, len(self.data_primes))[0]
-        decoded = self._encoder.decode_complex(self.plaintext(conjugate(flat)))
-        if np.max(np.abs(np.array(decoded) - np.conj(slots))) > 1e-3 * 2.0**30:
-            raise BackendMismatch("reversed residues are not the conjugate")
-
-    def _check_products(self, secret: SecretKey, seed: bytes) -> None:
-        """The squared distance of two known chunks, through hand-made switching keys."""
-        seeds = [expand_seed(seed, "self-check", index) for index in range(len(self.data_primes))]
-        keys = self.switching_keys(secret.switching_key_bodies(seeds), seeds)
-        public = self.seeded_public_key(secret.public_key_body(seed), seed)
-        scale = math.ldexp(1.0, self.parameters.upload_scale_bits) / self.degree
-        slots = [np.full(self.degree // 2, value * scale) for value in (3 + 4j, 1 - 2j)]
-        chunks = [[self.prepare(*self.public_encrypt(public, self.encode(row)))] for row in slots]
-        left, right = chunks
-        products = [self.conjugate_product(a, b) for a, b in ((left, left), (right, right))]
-        mixed = self.conjugate_product(left, right)
-        total = self.squared_distance(products[0], products[1], mixed, keys)
-        self.to_last_level(total)
-        got = secret.decrypt_constant(*self.extract_constant(total)) * self.primes[1] / scale**2
-        if abs(got - 40) > 1e-6:
-            raise BackendMismatch(f"a known squared distance came out as {got}, not 40")
 
 
 class SecretKey:
@@ -503,9 +387,3 @@ class SecretKey:
         row = ring.residues(product, 1, 1)[0, 0]
         value = (constant + sum_modulo(row, prime) * pow(ring.degree, -1, prime)) % prime
         return value - prime if value > prime // 2 else value
-
-
-@lru_cache(maxsize=8)
-def ring_for(parameters: ParameterSet) -> Ring:
-    """The checked ring of a parameter set, built once per process."""
-    return Ring(parameters)

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .ckks import CkksError, Ring, SecretKey, expand_seed, ring_for
+from .ckks import CkksError, Ring, SecretKey
+from .ckks_check import ring_for
 from .distance_frames import (
     DIGEST_BYTES,
     FRAME_BYTES,
@@ -43,6 +44,7 @@ from .errors import BadDistance, LocalProtocolError
 from .parameter_sets import PARAMETER_SETS, ParameterSet
 from .parameter_sets import parameter_set as lookup
 from .residues import ResidueError, Residues, pack, unpack
+from .seal_streams import expand_seed
 
 __all__ = [
     "PARAMETER_SETS",

@@ -27,7 +27,8 @@ from typing import Any
 import numpy.typing as npt
 
 from .blinding import blind, blinded_length
-from .ckks import CkksError, Prepared, Ring, SecretKey, expand_seed, ring_for
+from .ckks import CkksError, Prepared, Ring, SecretKey
+from .ckks_check import ring_for
 from .distance_frames import (
     DIGEST_BYTES,
     FRAME_BYTES,
@@ -50,6 +51,7 @@ from .errors import BadDistance, LocalProtocolError
 from .parameter_sets import ParameterSet
 from .parameter_sets import parameter_set as lookup
 from .residues import ResidueError, pack, unpack
+from .seal_streams import expand_seed
 
 Pair = tuple[str, str]
 

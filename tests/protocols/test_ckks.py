@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols import ckks, residues
-from protocols.ckks import BackendMismatch, CkksError, Ring, SecretKey, expand_seed, ring_for
+from protocols import ckks, ckks_check, residues, seal_streams
+from protocols.ckks import BackendMismatch, CkksError, Ring, SecretKey
+from protocols.ckks_check import ring_for
 from protocols.errors import ParameterError
 from protocols.parameter_sets import MAX_MODULUS_BITS_128, PARAMETER_SETS, ParameterSet
 from protocols.parameter_sets import parameter_set as lookup
+from protocols.seal_streams import StreamFormat, expand_seed
 
 PEER = PARAMETER_SETS["peer-4096"]
 PRIMES = (1099511480321, 281474976694273, 2056193)
@@ -125,36 +126,51 @@ def test_fresh_keys_and_fresh_errors() -> None:
     assert "hidden" in repr(secret)
 
 
-def _other_version() -> tuple[int, int, int, int]:
-    return 0xA15E, 16, 3, 3
+@pytest.fixture
+def unchecked() -> None:
+    ring_for.cache_clear()
 
 
-def _other_magic() -> tuple[int, int, int, int]:
-    return 0xA15F, 16, 4, 3
-
-
-@pytest.mark.parametrize("header", [_other_version, _other_magic])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("found", [StreamFormat(0xA15E, 16, 3, 3), StreamFormat(0xA15F, 16, 4, 3)])
 def test_another_stream_layout_is_found_at_start_up(
-    monkeypatch: pytest.MonkeyPatch, header: Callable[[], tuple[int, int, int, int]]
+    monkeypatch: pytest.MonkeyPatch, found: StreamFormat
 ) -> None:
-    monkeypatch.setattr(ckks, "_saved_header", header)
+    monkeypatch.setattr(ckks, "_stream_format", lambda: found)
     with pytest.raises(BackendMismatch):
-        Ring(PEER)
+        ring_for(PEER)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_another_generator_code_is_found_at_start_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ckks, "_BLAKE2XB", 0)
+    monkeypatch.setattr(seal_streams, "GENERATOR_BLAKE2XB", 0)
     with pytest.raises(BackendMismatch):
-        Ring(PEER)
+        ring_for(PEER)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_seed_that_is_ignored_is_found_at_start_up(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Ring.seeded_ciphertext
     monkeypatch.setattr(
         Ring, "seeded_ciphertext", lambda ring, body, _seed: honest(ring, body, bytes(64))
     )
     with pytest.raises(BackendMismatch, match="seed"):
-        Ring(PEER)
+        ring_for(PEER)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("function", ["switching_key_bodies", "conjugate"])
+def test_another_key_switching_is_found_at_start_up(
+    monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    if function == "conjugate":
+        monkeypatch.setattr(ckks_check, "conjugate", lambda rows: rows)
+    else:
+        monkeypatch.setattr(
+            SecretKey, function, lambda key, seeds: [key.public_key_body(s) for s in seeds]
+        )
+    with pytest.raises(BackendMismatch):
+        ring_for(PARAMETER_SETS["holder-8192"])
 
 
 def test_seal_refusals_are_typed() -> None:

@@ -14,7 +14,8 @@ import pytest
 import tenseal.sealapi as seal
 
 from protocols import distances
-from protocols.ckks import Ring, SecretKey, _load, ring_for
+from protocols.ckks import Ring, SecretKey, _load
+from protocols.ckks_check import ring_for
 from protocols.distance_frames import DIGEST_BYTES, HEADER_BYTES, SEED_BYTES, close_frame
 from protocols.distance_values import Vector
 from protocols.distances import DistanceParty
@@ -87,10 +88,10 @@ def _chosen(ring: Ring) -> tuple[Any, Any]:
     """A public key with a = 0 and an upload with a = 2^60: what the wire form cannot say."""
     zeros = np.zeros((len(ring.primes), ring.degree), np.uint64)
     key_body = np.stack([_constant_rows(ring, 1, ring.primes), zeros])
-    key_stream = ring._ciphertext_stream(ring.key_level, key_body, None)
+    key_stream = ring._streams.ciphertext(ring.key_level, key_body, None)
     aimed = _constant_rows(ring, 2**60, ring.data_primes)
     upload = np.stack([np.zeros_like(aimed), aimed])
-    upload_stream = ring._ciphertext_stream(ring.data_level, upload, None)
+    upload_stream = ring._streams.ciphertext(ring.data_level, upload, None)
     return (
         _load(seal.PublicKey, ring.context, key_stream),
         _load(seal.Ciphertext, ring.context, upload_stream),

@@ -11,7 +11,8 @@ import tenseal.sealapi as seal
 
 from protocols import key_holder
 from protocols.blinding import blind, blinded_length
-from protocols.ckks import Ring, ring_for
+from protocols.ckks import Ring
+from protocols.ckks_check import ring_for
 from protocols.distance_values import NormBoundExceeded, Vector, slot_chunks
 from protocols.distances import DistanceParty
 from protocols.entropy import DeterministicEntropy, Entropy
