@@ -62,7 +62,7 @@ def sketch(
         vector: float32 vector, or chunks whose concatenation is the vector; read once, with
             memory for some rows only.
         seed: at least 16 bytes, the same for all clients of an aggregation, fresh in each.
-        size: numbers in the sketch (64 to 2^22), or None for the vector itself.
+        size: numbers in the sketch (64 to 2^22, a multiple of 8), or None for the vector itself.
 
     Returns:
         float64 [size], or the vector itself as float64 if ``size`` is None or not below its
@@ -71,8 +71,10 @@ def sketch(
     Raises:
         InputError: a size or seed out of range, an empty vector, NaN or infinity in it.
     """
-    if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
-        raise InputError(f"a sketch size is {MIN_SIZE} to {MAX_SIZE}, or none; not {size}")
+    if size is not None and (not MIN_SIZE <= size <= MAX_SIZE or size % 8):
+        raise InputError(
+            f"a sketch size is a multiple of 8 from {MIN_SIZE} to {MAX_SIZE}, or none; not {size}"
+        )
     if len(seed) < MIN_SEED_BYTES:
         raise InputError(f"a sketch seed has at least {MIN_SEED_BYTES} bytes")
     chunks = [np.asarray(vector)] if isinstance(vector, np.ndarray) else vector
