@@ -158,7 +158,8 @@ def score_again(run: SavedRun, clients: Sequence[str], console: Console) -> list
     recorded = {client.client: client for client in run.summary.clients}
     expected = sum(recorded[client].test_samples for client in clients) * ANSWER_SECONDS
     results = []
-    with RunProgress(expected, console) as progress:
+    with RunProgress(console) as progress:
+        progress.expect(expected)
         progress.describe("loading data")
         data = {client.name: client for client in load_data(run.config)[0]}
         for name in clients:

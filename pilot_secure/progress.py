@@ -19,9 +19,9 @@ LINE_INTERVAL_S = 10.0
 class RunProgress:
     """A progress bar on a terminal, a line every ten seconds elsewhere."""
 
-    def __init__(self, total: float, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
-        self._total = max(total, 1e-9)
+        self._total: float | None = None
         self._done = 0.0
         self._what = "starting"
         self._start = self._last_line = time.monotonic()
@@ -35,7 +35,7 @@ class RunProgress:
                 TimeRemainingColumn(),
                 console=self._console,
             )
-            self._task = self._bar.add_task(self._what, total=self._total)
+            self._task = self._bar.add_task(self._what, total=None)
 
     def __enter__(self) -> RunProgress:
         if self._bar is not None:
@@ -51,6 +51,13 @@ class RunProgress:
         if self._bar is not None:
             self._bar.stop()
 
+    def expect(self, seconds: float) -> None:
+        """Say how much work there is, in expected seconds; the time left counts from here."""
+        self._total = max(seconds, 1e-9)
+        self._start = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, total=self._total)
+
     def describe(self, what: str) -> None:
         """Say what is being done now."""
         self._what = what
@@ -59,7 +66,8 @@ class RunProgress:
 
     def advance(self, expected_seconds: float) -> None:
         """Count finished work."""
-        self._done = min(self._done + expected_seconds, self._total)
+        total = self._total if self._total is not None else float("inf")
+        self._done = min(self._done + expected_seconds, total)
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done)
             return
@@ -70,6 +78,8 @@ class RunProgress:
             sys.stderr.flush()
 
     def _line(self, now: float) -> str:
+        if self._total is None:
+            return self._what
         share = self._done / self._total
         left = (now - self._start) * (1 - share) / max(share, 1e-6)
         minutes, seconds = divmod(int(left), 60)

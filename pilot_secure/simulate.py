@@ -80,10 +80,10 @@ def simulate(
     """
     from pilot_secure.progress import RunProgress
     from pilot_secure.reporting import print_report, report_console
-    from pilot_secure.simulation import expected_seconds, prepare
+    from pilot_secure.simulation import prepare
 
     quieten_libraries()
-    with RunProgress(expected_seconds(config), console) as progress:
+    with RunProgress(console) as progress:
         progress.describe("loading data and model")
         simulation = prepare(config, folder, progress)
         folder.write_config(config, command=command)

@@ -39,7 +39,7 @@ from pilot_secure.summary import (
     peak_memory_bytes,
 )
 from pilot_secure.transcript import TranscriptWriter
-from protocols import Entropy, Identity, Roster
+from protocols import AggregationReport, Entropy, Identity, Roster
 from protocols.identity import SERVER
 
 
@@ -128,6 +128,8 @@ class Simulation:
             f"round {phase.round}, stage {phase.stage}, {phase.name}: {client} refused: {reason}"
             for phase, client, reason in self.server.events.refusals
         ]
+        for report in self.server.events.reports:
+            notes += aggregation_notes(report)
         return notes
 
     def run(self) -> None:
@@ -153,6 +155,22 @@ class Simulation:
             )
             description, tensors = self.worker.describe_connector(client.state)
             save_connector(folder, description, tensors)
+
+
+def aggregation_notes(report: AggregationReport) -> list[str]:
+    """Return what did not go as planned in one attempt of an aggregation."""
+    parameters = report.parameters
+    where = f"round {parameters.round}, stage {parameters.stage}"
+    notes = [f"{where}: {client} left out: {fault}" for client, fault in report.faults.items()]
+    if report.aborted is not None:
+        return [*notes, f"{where}, attempt {parameters.attempt} aborted: {report.aborted}"]
+    closed = [spec.id for spec in parameters.sums if spec.id not in report.opened]
+    if closed:
+        notes.append(
+            f"{where}: not opened, so the previous values stay: {', '.join(closed)} (fewer than "
+            f"{parameters.min_contributors} contributors, or the recipient is gone)"
+        )
+    return notes
 
 
 def load_data(config: SimulationConfig) -> tuple[list[ClientData], list[FileReport]]:
@@ -203,6 +221,7 @@ def prepare(config: SimulationConfig, folder: RunFolder, progress: RunProgress) 
                 replayed.at(round_number, stage)
     check_drop_outs(config, data)
     sample_bound = max_samples(config, data)
+    progress.expect(expected_seconds(config, data))
     worker = Worker(config.model, config.training, seed=config.run.seed)
     entropy = Entropy()
     identities = [Identity.generate(client.name, entropy) for client in data]
@@ -284,21 +303,17 @@ def max_samples(config: SimulationConfig, data: list[ClientData]) -> int:
     return 1 << (largest - 1).bit_length() if largest > 1 else 1
 
 
-def expected_seconds(config: SimulationConfig) -> float:
-    """Return the expected time of a run on the reference laptop, for its progress bar.
-
-    The sizes of the user's own files are not known before they are read: a hundred samples a
-    client are assumed.
-    """
-    data, training, federation = config.data, config.training, config.federation
-    own_files = data.scenario == "files"
-    samples = 100 if own_files else data.samples_per_client
-    tests = 25 if own_files else data.test_samples
+def expected_seconds(config: SimulationConfig, clients: list[ClientData]) -> float:
+    """Return the expected time of a run on the reference laptop, for its progress bar."""
+    training, federation = config.training, config.federation
     stages = federation.rounds
     if federation.method == "pilot" and federation.schedule == "both_stages":
         stages *= 2
-    steps = stages * training.epochs * math.ceil(samples / training.batch_size)
+    steps = sum(math.ceil(len(client.train) / training.batch_size) for client in clients)
+    present = config.cohort_size / len(clients)
     scorings = 3 if federation.evaluate == "last" else 1 + 2 * federation.rounds
-    trained = config.cohort_size * steps * STEP_SECONDS
-    answered = config.num_clients * scorings * tests * ANSWER_SECONDS
-    return trained + answered
+    answers = sum(len(client.test) for client in clients)
+    return (
+        stages * training.epochs * steps * present * STEP_SECONDS
+        + scorings * answers * ANSWER_SECONDS
+    )

@@ -49,7 +49,6 @@ class ClientSummary(_Record):
     before: float | None = None
     after_local: float | None = None
     after_aggregation: float | None = None
-    skipped_rows: Count = 0
 
 
 class PhaseSummary(_Record):

@@ -15,6 +15,7 @@ from rich.console import Console
 from pilot_secure.config import SimulationConfig
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.summary import Summary
+from protocols import AggregationResult
 
 Upload = dict[str, dict[str, np.ndarray]]
 
@@ -49,12 +50,14 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
 class FinishedRun:
     """A simulation that was carried out in this process, and what clients sent in it.
 
-    ``uploads`` maps (round, stage, client) to the vectors' tensors, differences from the start.
+    ``uploads`` maps (round, stage, client) to the vectors' tensors, differences from the start;
+    ``results`` to what the client took home.
     """
 
     simulation: Any
     path: Path
     uploads: dict[tuple[int, int, str], Upload]
+    results: dict[tuple[int, int, str], AggregationResult]
 
     @property
     def summary(self) -> Summary:
@@ -64,8 +67,8 @@ class FinishedRun:
     def config(self) -> SimulationConfig:
         return self.simulation.config
 
-    def result(self, client: str, round_number: int = 1, stage: int = 1) -> Any:
-        return self.simulation.journal.results[(round_number, stage)][client]
+    def result(self, client: str, round_number: int = 1, stage: int = 1) -> AggregationResult:
+        return self.results[(round_number, stage, client)]
 
 
 def carry_out(path: Path, base: Path, *layers: Mapping[str, Any]) -> FinishedRun:
@@ -77,22 +80,29 @@ def carry_out(path: Path, base: Path, *layers: Mapping[str, Any]) -> FinishedRun
     settings = merged(NINE, *layers, {"model": {"base": str(base)}, "run": {"out": path}})
     config = SimulationConfig.model_validate(settings)
     uploads: dict[tuple[int, int, str], Upload] = {}
-    upload = FederationClient._upload
+    results: dict[tuple[int, int, str], AggregationResult] = {}
+    upload, take_home = FederationClient._upload, FederationClient._take_home
 
     def noted(client: FederationClient) -> Upload:
         place = client._place
         uploads[(place.round, place.stage, client.name)] = upload(client)
         return upload(client)
 
+    def taken(client: FederationClient, result: AggregationResult) -> None:
+        place = client._place
+        results[(place.round, place.stage, client.name)] = result
+        take_home(client, result)
+
     folder = RunFolder.create(config.run.out, config.run_name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FederationClient, "_upload", noted)
-        progress = RunProgress(1.0, Console(file=io.StringIO()))
+        patch.setattr(FederationClient, "_take_home", taken)
+        progress = RunProgress(Console(file=io.StringIO()))
         simulation = prepare(config, folder, progress)
         folder.write_config(config, command="a test")
         with folder.recording(simulation.summary):
             simulation.run()
-    return FinishedRun(simulation, path, uploads)
+    return FinishedRun(simulation, path, uploads, results)
 
 
 @pytest.fixture(scope="session")
