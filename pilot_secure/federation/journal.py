@@ -7,13 +7,18 @@ owner therefore holds what every party holds.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Protocol
+
+import numpy as np
 
 from pilot_secure.metrics import MetricScore
 from pilot_secure.progress import RunProgress
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.summary import Moment, ScoreRecord, SelectionRecord, TrainingRecord
 from protocols import AggregationResult
+
+_NO_VECTOR = np.empty(0, np.float32)
 
 
 class Journal(Protocol):
@@ -51,8 +56,8 @@ class Journal(Protocol):
 class RunJournal:
     """All clients' journals of a simulation, in one run folder.
 
-    ``scores`` holds the last score of each client and moment, ``results`` the last aggregation's
-    result of each client by (round, stage).
+    ``scores`` holds the last score of each client and moment, ``results`` each client's result by
+    (round, stage), without its vectors: over a run they would be many times the base model.
     """
 
     def __init__(self, folder: RunFolder, progress: RunProgress) -> None:
@@ -103,8 +108,10 @@ class RunJournal:
     def aggregated(
         self, client: str, round_number: int, stage: int, result: AggregationResult
     ) -> None:
-        """Keep a result until :meth:`write_selections`."""
-        self.results.setdefault((round_number, stage), {})[client] = result
+        """Keep a result, without its vectors, until :meth:`write_selections`."""
+        sealed = result.sealed and replace(result.sealed, vector_sum=_NO_VECTOR)
+        light = replace(result, means=dict.fromkeys(result.means), sealed=sealed)
+        self.results.setdefault((round_number, stage), {})[client] = light
 
     def progress(self, what: str, expected_seconds: float) -> None:
         """Pass it on to the run's progress."""

@@ -178,6 +178,8 @@ class FederationServer:
                     if not spec.sealed
                 }
                 self._remember(CatchUp(session=report.session, means=means), report.receipts)
+                report.results = {}  # large, and kept as the means to catch up with
+                report.__dict__.pop("means", None)
                 return
         raise FederationError(
             f"round {round_number}, stage {stage}: the aggregation was aborted in each of "

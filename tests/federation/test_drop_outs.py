@@ -78,10 +78,10 @@ def test_whoever_missed_the_delivery_catches_up(run_tiny: Callable[..., Finished
     for sum_id, mean in first.means.items():
         np.testing.assert_array_equal(means[sum_id], mean)
     assert all(message.catch_up is None for message in frames(run, "train", 3).values())
-    assert "client-01" not in run.simulation.journal.results[(1, 1)]
+    assert (1, 1, "client-01") not in run.results
     assert run.simulation.server.events.refusals == []
     # all compare, in round 2, what they were told in round 1: client-01 was told the same
-    assert set(run.simulation.journal.results[(2, 2)]) == set(run.simulation.clients)
+    assert {client for r, _s, client in run.results if r == 2} == set(run.simulation.clients)
     other_tasks = run.simulation.clients["client-01"].state.connector.other_task_adapters
     same_task = run.simulation.clients["client-02"].state.connector.other_task_adapters
     for name, tensor in other_tasks.state_dict().items():
@@ -112,6 +112,8 @@ def test_a_client_without_its_upload_is_in_no_sum(run_tiny: Callable[..., Finish
     assert f"task.{task}" not in report.opened
     for client in ("client-02", "client-03"):
         assert run.result(client).means[f"task.{task}"] is None
+    closed = f"not opened, so the previous values stay: task.{task}, text.client-01 "
+    assert any(closed in note for note in run.summary.notes)
     opened = [mean for mean in run.result("client-02").means.values() if mean is not None]
     assert len(opened) == 2
     for contributors in report.opened.values():
@@ -153,6 +155,7 @@ def test_a_second_attempt_succeeds_where_the_first_was_aborted(
     assert second.aborted is None
     assert set(second.receipts) == set(run.simulation.clients)
     assert first.session != second.session
+    assert "attempt 0 aborted" in " ".join(run.summary.notes)
     # one local training, two attempts: the updates that were aggregated are the trained ones
     assert len(run.uploads) == 6
     assert run.summary.status == "finished"
@@ -186,7 +189,7 @@ def test_clear_runs_lose_clients_too(run_tiny: Callable[..., FinishedRun]) -> No
     assert "client-01" not in run.result("client-02").row
     told = frames(run, "train", 2)
     assert {c for c, m in told.items() if m.catch_up} == {"client-01", "client-04"}
-    assert len(run.simulation.journal.results[(2, 2)]) == 6
+    assert len([place for place in run.results if place[0] == 2]) == 6
 
 
 def test_chance_loses_some_and_the_run_still_ends(run_tiny: Callable[..., FinishedRun]) -> None:
