@@ -212,12 +212,13 @@ class FederationConfig(Section):
 
 
 class DropoutConfig(Section):
-    """One client vanishing before one phase (YAML only)."""
+    """One client vanishing before one phase, or answering it too late (YAML only)."""
 
     client: str
     round: PositiveInt
     stage: Literal[1, 2]
     phase: Phase
+    fault: Literal["vanished", "late"] = "vanished"
 
 
 class SecurityConfig(Section):
@@ -265,6 +266,9 @@ class SecurityConfig(Section):
     max_attempts: PositiveInt = Field(2, description="attempts of an aggregation before it fails")
     dropout_probability: Share = Field(
         0.0, description="chance that a client vanishes before a phase (simulated)"
+    )
+    straggler_probability: Share = Field(
+        0.0, description="chance that a client answers a phase too late to be heard (simulated)"
     )
     dropouts: tuple[DropoutConfig, ...] = Field(
         (), description="fixed schedule of simulated drop-outs (YAML only)"

@@ -115,8 +115,8 @@ def phases_table(summary: Summary) -> Table:
 def drop_out_lines(summary: Summary) -> list[str]:
     """One line for each client that dropped out."""
     return [
-        f"dropped out: {d.client} before {d.phase} in round {d.round}, stage {d.stage}, "
-        f"attempt {d.attempt}"
+        f"dropped out: {d.client} {'before' if d.fault == 'vanished' else 'too late for'} "
+        f"{d.phase} in round {d.round}, stage {d.stage}, attempt {d.attempt}"
         for d in summary.drop_outs
     ]
 

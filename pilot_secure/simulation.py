@@ -86,13 +86,14 @@ class Simulation:
             ),
             drop_outs=tuple(
                 DropOut(
-                    client=client,
-                    round=phase.round,
-                    stage=phase.stage,  # type: ignore[arg-type]
-                    attempt=phase.attempt,
-                    phase=phase.name,
+                    client=event.client,
+                    fault=event.fault,
+                    round=event.phase.round,
+                    stage=event.phase.stage,  # type: ignore[arg-type]
+                    attempt=event.phase.attempt,
+                    phase=event.phase.name,
                 )
-                for phase, client in self.faults.events
+                for event in self.faults.events
             ),
             leakage=Leakage(**self._leakage()),
             notes=tuple(self._notes()),
@@ -249,6 +250,7 @@ def prepare(config: SimulationConfig, folder: RunFolder, progress: RunProgress) 
         InProcessTransport({name: client.handle for name, client in clients.items()}),
         schedule=config.security.dropouts,
         probability=config.security.dropout_probability,
+        straggler_probability=config.security.straggler_probability,
         seed=config.run.seed,
     )
     transcript = TranscriptWriter(folder.path, keep_payloads=config.security.keep_payloads)

@@ -61,9 +61,10 @@ class PhaseSummary(_Record):
 
 
 class DropOut(_Record):
-    """A client that did not answer."""
+    """A client that did not answer: it vanished before the phase, or answered too late."""
 
     client: str
+    fault: Literal["vanished", "late"] = "vanished"
     round: Count
     stage: Literal[1, 2]
     attempt: Count

@@ -1,23 +1,37 @@
-"""Simulated drop-outs: clients that vanish before a phase, by schedule or by chance."""
+"""Simulated faults: clients that vanish, or answer too late, by schedule or by chance."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from pilot_secure.config import DropoutConfig
 from pilot_secure.engines import PhaseKey, Transport
 
 EVALUATE = "evaluate"
 
+Fault = Literal["vanished", "late"]
+
+
+@dataclass(frozen=True)
+class FaultEvent:
+    """A client that the server did not hear of in a phase, and why."""
+
+    phase: PhaseKey
+    client: str
+    fault: Fault
+
 
 class FaultyTransport:
-    """A transport on which clients vanish before a phase, and stay away for that attempt.
+    """A transport on which clients vanish before a phase, or answer it after its time is out.
 
-    A client that is gone from one attempt of an aggregation is back for the next training phase,
-    as a device that lost its connection would be. Scoring measures the run and is no part of the
-    federation, so nobody vanishes before it. Which clients vanish is drawn from ``seed``, so that
-    a run can be repeated; no secret is derived from it.
+    A client that vanishes gets no request; a straggler gets it, does its work, and its reply is
+    lost. Both stay away for the rest of the attempt, and are back for the next training phase, as
+    a device that lost its connection would be. Scoring measures the run and is no part of the
+    federation, so nothing happens there. Who is hit is drawn from ``seed``, so that a run can be
+    repeated; no secret is derived from it.
     """
 
     def __init__(
@@ -26,37 +40,48 @@ class FaultyTransport:
         *,
         schedule: Sequence[DropoutConfig] = (),
         probability: float = 0.0,
+        straggler_probability: float = 0.0,
         seed: int = 0,
     ) -> None:
         self._inner = inner
-        self._schedule = schedule
-        self._probability = probability
+        self._schedule: dict[tuple[str, int, int, str], Fault] = {
+            (d.client, d.round, d.stage, d.phase): d.fault for d in schedule
+        }
+        self._probabilities: dict[Fault, float] = {
+            "vanished": probability,
+            "late": straggler_probability,
+        }
         self._random = random.Random(f"drop-outs/{seed}")
         self._gone: set[str] = set()
         self._attempt: tuple[int, int, int] | None = None
-        self.events: list[tuple[PhaseKey, str]] = []
+        self.events: list[FaultEvent] = []
 
     def exchange(
         self, phase: PhaseKey, requests: Mapping[str, bytes], timeout_s: float
     ) -> dict[str, bytes | None]:
-        """Pass on what reaches the clients that are still there."""
+        """Pass on what reaches the clients that are still there, and what they say in time."""
         if phase.name == EVALUATE:
             return self._inner.exchange(phase, requests, timeout_s)
         attempt = (phase.round, phase.stage, phase.attempt)
         if attempt != self._attempt:
             self._attempt, self._gone = attempt, set()
-        for client in sorted(requests):
-            if client not in self._gone and self._vanishes(phase, client):
-                self._gone.add(client)
-                self.events.append((phase, client))
-        present = {c: request for c, request in requests.items() if c not in self._gone}
-        replies = self._inner.exchange(phase, present, timeout_s)
-        return {client: replies.get(client) for client in requests}
+        faults = {
+            client: fault
+            for client in sorted(set(requests) - self._gone)
+            if (fault := self._fault(phase, client)) is not None
+        }
+        self.events += [FaultEvent(phase, client, fault) for client, fault in faults.items()]
+        unreached = self._gone | {c for c, fault in faults.items() if fault == "vanished"}
+        self._gone |= set(faults)
+        reached = {c: request for c, request in requests.items() if c not in unreached}
+        replies = self._inner.exchange(phase, reached, timeout_s)
+        return {c: None if c in self._gone else replies.get(c) for c in requests}
 
-    def _vanishes(self, phase: PhaseKey, client: str) -> bool:
-        if any(
-            (d.client, d.round, d.stage, d.phase) == (client, phase.round, phase.stage, phase.name)
-            for d in self._schedule
-        ):
-            return True
-        return self._probability > 0 and self._random.random() < self._probability
+    def _fault(self, phase: PhaseKey, client: str) -> Fault | None:
+        planned = self._schedule.get((client, phase.round, phase.stage, phase.name))
+        if planned is not None:
+            return planned
+        for fault, probability in self._probabilities.items():
+            if probability > 0 and self._random.random() < probability:
+                return fault
+        return None

@@ -9,7 +9,7 @@ import pytest
 
 from pilot_secure.config import DropoutConfig
 from pilot_secure.engines import InProcessTransport, PhaseKey
-from pilot_secure.federation.faults import FaultyTransport
+from pilot_secure.federation.faults import FaultEvent, FaultyTransport
 from pilot_secure.federation.metering import MeteredTransport
 from pilot_secure.federation.recording import RecordedTransport
 from pilot_secure.transcript import TranscriptWriter, chained, read_payload, read_transcript
@@ -63,7 +63,7 @@ def test_probability_is_none_or_all_at_its_ends(probability: float, answer: byte
 
 
 def test_the_same_seed_loses_the_same_clients() -> None:
-    def events(seed: int) -> list[tuple[PhaseKey, str]]:
+    def events(seed: int) -> list[FaultEvent]:
         faulty = FaultyTransport(Echo(), probability=0.3, seed=seed)
         for number in range(1, 30):
             faulty.exchange(PhaseKey("share", number, 1), REQUESTS, 1.0)
@@ -93,7 +93,27 @@ def test_a_scheduled_client_is_gone_until_the_next_attempt() -> None:
         {"a", "b"},
         {"a", "b"},
     ]
-    assert faulty.events == [(SHARE, "b")]  # told once, not at every phase that it misses
+    # told once, not at every phase that it misses
+    assert faulty.events == [FaultEvent(SHARE, "b", "vanished")]
+
+
+def test_a_straggler_does_its_work_and_is_not_heard_again_in_the_attempt() -> None:
+    inner = Echo()
+    schedule = [DropoutConfig(client="b", round=1, stage=1, phase="share", fault="late")]
+    faulty = FaultyTransport(inner, schedule=schedule)
+    keys = [SHARE, PhaseKey("select", 1, 1), PhaseKey("train", 2, 2)]
+    answered = [faulty.exchange(key, REQUESTS, 1.0)["b"] is not None for key in keys]
+    assert answered == [False, False, True]
+    assert [set(requests) for _key, requests in inner.seen] == [{"a", "b"}, {"a"}, {"a", "b"}]
+    assert faulty.events == [FaultEvent(SHARE, "b", "late")]
+
+
+def test_stragglers_come_by_chance_too() -> None:
+    inner = Echo()
+    faulty = FaultyTransport(inner, straggler_probability=1.0)
+    assert faulty.exchange(SHARE, REQUESTS, 1.0) == {"a": None, "b": None}
+    assert inner.seen == [(SHARE, REQUESTS)]
+    assert {event.fault for event in faulty.events} == {"late"}
 
 
 def test_scoring_reaches_everybody() -> None:
@@ -101,7 +121,7 @@ def test_scoring_reaches_everybody() -> None:
     faulty.exchange(TRAIN, REQUESTS, 1.0)
     replies = faulty.exchange(PhaseKey("evaluate", 1, 1), REQUESTS, 1.0)
     assert None not in replies.values()
-    assert {phase.name for phase, _client in faulty.events} == {"train"}
+    assert {event.phase.name for event in faulty.events} == {"train"}
 
 
 def test_metering_adds_up_by_phase() -> None:
