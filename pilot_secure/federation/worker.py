@@ -183,6 +183,11 @@ class Worker:
         parameters: list[nn.Parameter],
         optimizer: torch.optim.Optimizer,
     ) -> dict[str, float]:
+        """Take one step; return the mean of every loss.
+
+        The objective is cross-entropy plus λ0 times the difference loss in stage 1 (Eq. 4), plus
+        λ1 times load-balancing and λ2 times the router z-loss in stage 2 (Eq. 9).
+        """
         settings, device = self._training, self.accelerator.device
         weights = {
             "difference": settings.difference_weight,

@@ -46,7 +46,7 @@ def load_base(
     where = checkpoint_path(path_or_id)
     try:
         model = LlavaForConditionalGeneration.from_pretrained(where, dtype=dtype)
-        processor = AutoProcessor.from_pretrained(where)  # type: ignore[no-untyped-call]
+        processor = AutoProcessor.from_pretrained(where)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"model.base: expected a LLaVA checkpoint (folder or hub id), got {where!r}: "

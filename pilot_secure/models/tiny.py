@@ -74,7 +74,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in FIXED_PHRASES])
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
@@ -95,7 +95,7 @@ def build_processor() -> LlavaProcessor:
         image_mean=[PIXEL_MEAN] * 3,
         image_std=[PIXEL_STD] * 3,
     )
-    return LlavaProcessor(  # type: ignore[no-untyped-call]
+    return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=build_tokenizer(),
         patch_size=PATCH_SIZE,
