@@ -356,7 +356,13 @@ def wait_for_records(run: Path, count: int, alive: Callable[[], bool]) -> None:
 def test_a_real_sigint_ends_in_code_130(tiny_base: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pilot_secure.simulate"]
     arguments = tiny(tiny_base, tmp_path / "run", "--secure-agg", "--rounds", "50")
-    process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that runs the tests in the background ignores SIGINT, and passes that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         wait_for_records(tmp_path / "run", 30, lambda: process.poll() is None)
         process.send_signal(signal.SIGINT)
