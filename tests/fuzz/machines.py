@@ -1,0 +1,140 @@
+"""Drive the machines with coverage-guided bytes: a client, the server, and the decoder.
+
+The first byte chooses the target. Bytes for a machine are taken as the body of a frame that its
+sender properly signed, so that the fuzzer gets past the signature; a machine may refuse with a
+typed error and nothing else, and what decodes must re-encode to itself. Needs ``atheris``::
+
+    python tests/fuzz/machines.py -max_total_time=60 CORPUS
+    python tests/fuzz/machines.py --seeds CORPUS     # write honest messages to start from
+
+Without atheris, ``--random N`` mutates the honest messages N times without coverage guidance.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "protocols"))
+
+try:
+    import atheris
+except ImportError:
+    atheris = None
+
+
+def load() -> None:
+    """Import what is fuzzed; instrumented when atheris is there."""
+    global Federation, SERVER, ProtocolError, CodecError, decode, encode, sha256, LABEL
+    from in_process import Federation
+
+    from protocols import SERVER, ProtocolError
+    from protocols.codec import CodecError, decode, encode
+    from protocols.frame import _LABEL as LABEL
+    from protocols.identity import sha256
+
+
+if atheris is not None:
+    with atheris.instrument_imports(include=["protocols"]):
+        load()
+else:
+    load()
+
+PHASES = ("advertise", "share", "masked_input", "consistency", "unmask", "deliver")
+
+
+def ready(phase: str) -> Federation:
+    """An attempt that has come to this phase."""
+    return Federation(count=4, plain=True).run(until=phase)
+
+
+READY = {phase: ready(phase) for phase in PHASES}
+
+
+def signed(identity, body: bytes) -> bytes:
+    return identity.sign(LABEL + sha256(body)) + body
+
+
+def one_input(data: bytes) -> None:
+    """Feed one input to the target that its first byte chooses."""
+    if not data:
+        return
+    choice, body = data[0] % (2 * len(PHASES) + 1), data[1:]
+    if choice == 2 * len(PHASES):
+        check_decoder(body)
+        return
+    federation = READY[PHASES[choice // 2]]
+    try:
+        if choice % 2:
+            frame = signed(federation.identities["client-02"], body)
+            federation.server._heard.discard("client-02")
+            federation.server.accept("client-02", frame)
+            READY[PHASES[choice // 2]] = ready(PHASES[choice // 2])
+        else:
+            client = copy.copy(federation.clients["client-02"])
+            client.handle(signed(federation.server_identity, body))
+    except ProtocolError as error:
+        assert str(error)
+
+
+def check_decoder(body: bytes) -> None:
+    try:
+        value = decode(body)
+    except CodecError:
+        return
+    assert encode(value) == body
+
+
+def honest_inputs() -> list[bytes]:
+    """One input per phase and direction, from the honest messages."""
+    inputs = []
+    for place, phase in enumerate(PHASES):
+        federation = READY[phase]
+        request = federation.server.request("client-02")
+        client = copy.copy(federation.clients["client-02"])
+        inputs.append(bytes([2 * place]) + request[64:])
+        inputs.append(bytes([2 * place + 1]) + client.handle(request)[64:])
+        federation.guards["client-02"].__init__()
+    return inputs
+
+
+def mutate(data: bytes, source: random.Random) -> bytes:
+    mutable = bytearray(data)
+    for _ in range(source.randint(1, 4)):
+        place = source.randrange(1, len(mutable))
+        match source.randrange(4):
+            case 0:
+                mutable[place] ^= 1 << source.randrange(8)
+            case 1:
+                del mutable[place : place + source.randint(1, 40)]
+            case 2:
+                mutable[place:place] = mutable[place : place + source.randint(1, 40)]
+            case 3:
+                mutable[place] = source.randrange(256)
+        if len(mutable) < 2:
+            break
+    return bytes(mutable)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--seeds"]:
+        folder = Path(sys.argv[2])
+        folder.mkdir(parents=True, exist_ok=True)
+        for place, data in enumerate(honest_inputs()):
+            (folder / f"honest-{place:02d}").write_bytes(data)
+    elif sys.argv[1:2] == ["--random"]:
+        source, seeds = random.Random(0), honest_inputs()
+        for _ in range(int(sys.argv[2])):
+            one_input(mutate(source.choice(seeds), source))
+        print(f"{sys.argv[2]} inputs, no crash")
+    elif atheris is None:
+        raise SystemExit("atheris is not installed: pip install atheris, or use --random N")
+    else:
+        atheris.Setup(sys.argv, one_input)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
