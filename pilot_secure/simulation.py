@@ -140,8 +140,6 @@ class Simulation:
         finally:
             self.transcript.sign_head(self.server.identity)
             self.transcript.close()
-        for round_number, stage in sorted(self.journal.results):
-            self.journal.write_selections(round_number, stage)
         self._save_adapters()
 
     def _save_adapters(self) -> None:
@@ -256,7 +254,12 @@ def prepare(config: SimulationConfig, folder: RunFolder, progress: RunProgress) 
     transcript = TranscriptWriter(folder.path, keep_payloads=config.security.keep_payloads)
     transport = MeteredTransport(RecordedTransport(faults, transcript))
     server = FederationServer(
-        server_identity, agreement, transport, replayed=replayed, announce=progress.describe
+        server_identity,
+        agreement,
+        transport,
+        replayed=replayed,
+        announce=progress.describe,
+        aggregated=journal.write_selections,
     )
     return Simulation(
         config,

@@ -56,12 +56,13 @@ class FederationServer:
         *,
         replayed: ReplayedSelections | None = None,
         announce: Callable[[str], None] = lambda what: None,
+        aggregated: Callable[[int, int], None] = lambda round_number, stage: None,
     ) -> None:
         self.identity = identity
         self._agreement = agreement
         self._transport = transport
         self._replayed = replayed
-        self._announce = announce
+        self._announce, self._aggregated = announce, aggregated
         self.events = RunEvents()
         self._last_means: CatchUp | None = None
         self._up_to_date: set[str] = set()
@@ -162,9 +163,14 @@ class FederationServer:
         if not self._agreement.method.sums(self._agreement.tasks, cohort):
             return
         self._announce(f"round {round_number}, stage {stage}: aggregation")
-        if not self._agreement.config.security.secure_agg:
+        if self._agreement.config.security.secure_agg:
+            self._aggregate_securely(round_number, stage, cohort)
+        else:
             self._aggregate_in_clear(round_number, stage, cohort)
-            return
+        self._aggregated(round_number, stage)
+
+    def _aggregate_securely(self, round_number: int, stage: int, cohort: tuple[str, ...]) -> None:
+        """Try until an attempt is not aborted; every attempt has fresh keys."""
         attempts = self._agreement.config.security.max_attempts
         for attempt in range(attempts):
             report = self._attempt(round_number, stage, attempt, cohort)
