@@ -44,6 +44,7 @@ PEER, HOLDER = "peer-4096", "holder-8192"
 SKETCH_SIZES = (4096, 16384, 65536, 131072)
 DEFAULT_SKETCH = 65536
 NORM_BOUND = 2.0
+PARALLEL_LENGTH = 32768
 BLOCK = 1 << 22
 REPEATS = 5
 GROWTH_LENGTHS = (4096, 16384, 32768, 65536, 131072)
@@ -159,7 +160,7 @@ def _peer_units(size: int) -> tuple[float, float, float]:
     return medians[0], medians[1], medians[2]
 
 
-def _holder_units(size: int, clients: int = 4) -> dict[str, float]:
+def _holder_units(size: int, clients: int = 5) -> dict[str, float]:
     """Median CPU seconds of each party's repeated steps under key-holder trust."""
     holder = KeyHolder(HOLDER, size, NORM_BOUND, Entropy())
     blinding, keys = Entropy().read(16), holder.keys()
@@ -169,7 +170,8 @@ def _holder_units(size: int, clients: int = 4) -> dict[str, float]:
     server, keys_s = _cpu(lambda: DistanceServer(HOLDER, size, keys))
     alone = {"000": uploads["000"]}
     load = _median_cpu(lambda: server.evaluate(alone))
-    results, whole = _cpu(lambda: server.evaluate(uploads))
+    whole = _median_cpu(lambda: server.evaluate(uploads))
+    results = server.evaluate(uploads)
     pair = (whole - clients * load) / len(results)
     _, release = _cpu(lambda: holder.release(uploads, results))
     return {
@@ -224,27 +226,27 @@ def _fitted(
 
 def _share_of_pairs(job: tuple[bytes, dict[str, bytes], list[tuple[str, str]]]) -> int:
     keys, uploads, pairs = job
-    return len(DistanceServer(HOLDER, 4096, keys).evaluate(uploads, pairs))
+    return len(DistanceServer(HOLDER, PARALLEL_LENGTH, keys).evaluate(uploads, pairs))
 
 
 def _parallel(workers: int, clients: int = 16) -> None:
     """A server's pairs by one worker, by threads and by processes, wall seconds."""
-    holder, blinding = KeyHolder(HOLDER, 4096, NORM_BOUND, Entropy()), Entropy().read(16)
-    uploads = {
-        f"{i:03}": KeyHolderClient(_unit(4096, i), HOLDER, NORM_BOUND, blinding).upload(
-            holder.keys()
-        )
-        for i in range(clients)
-    }
+    holder = KeyHolder(HOLDER, PARALLEL_LENGTH, NORM_BOUND, Entropy())
+    blinding, keys = Entropy().read(16), holder.keys()
+    uploads = {}
+    for i in range(clients):
+        vector = _unit(PARALLEL_LENGTH, i)
+        uploads[f"{i:03}"] = KeyHolderClient(vector, HOLDER, NORM_BOUND, blinding).upload(keys)
     pairs = list(combinations(sorted(uploads), 2))
-    shares = [(holder.keys(), uploads, pairs[start::workers]) for start in range(workers)]
-    print(f"\n4. {len(pairs)} pairs, key holder, {workers} workers, wall seconds")
+    size = -(-len(pairs) // workers)
+    shares = [(keys, uploads, pairs[i * size : (i + 1) * size]) for i in range(workers)]
+    print(f"\n4. {len(pairs)} pairs of {PARALLEL_LENGTH}, {workers} workers, wall seconds")
     start = time.perf_counter()
-    _share_of_pairs((holder.keys(), uploads, pairs))
+    _share_of_pairs((keys, uploads, pairs))
     print(f"{'one worker':<20}{time.perf_counter() - start:>8.2f}")
     for name, kind in (("threads", ThreadPoolExecutor), ("processes", ProcessPoolExecutor)):
         with kind(workers) as pool:
-            list(pool.map(_share_of_pairs, [(holder.keys(), uploads, pairs[:1])] * workers))
+            list(pool.map(_share_of_pairs, [(keys, uploads, pairs[:1])] * workers))
             start = time.perf_counter()
             list(pool.map(_share_of_pairs, shares))
             print(f"{name:<20}{time.perf_counter() - start:>8.2f}")

@@ -61,9 +61,21 @@ def _guarded(operation: Callable[..., _Result], *arguments: Any) -> _Result:
         raise CkksError(f"SEAL: {error}") from error
 
 
+def _memory_file() -> int:
+    """Descriptor of an anonymous file in memory, which nobody else can open.
+
+    Raises:
+        BackendMismatch: this system has none (Linux has).
+    """
+    try:
+        return os.memfd_create("seal")
+    except AttributeError as error:
+        raise BackendMismatch("encrypted distances need Linux's files in memory") from error
+
+
 def _load(kind: Callable[[], Any], context: Any, stream: bytes) -> Any:
     """Have SEAL read ``stream`` from an in-memory file."""
-    descriptor = os.memfd_create("seal")
+    descriptor = _memory_file()
     try:
         view = memoryview(stream)
         while view:
@@ -77,7 +89,7 @@ def _load(kind: Callable[[], Any], context: Any, stream: bytes) -> Any:
 
 def _stream_format() -> StreamFormat:
     """Magic, header length and version as this SEAL writes them."""
-    descriptor = os.memfd_create("seal")
+    descriptor = _memory_file()
     try:
         seal.Plaintext("1").save(f"/proc/self/fd/{descriptor}")
         return StreamFormat(*HEADER.unpack(os.pread(descriptor, HEADER.size, 0))[:4])
@@ -357,7 +369,7 @@ class SecretKey:
         body, uniform = ring.residues(fresh, 2, len(primes))
         empty = np.zeros((len(primes), ring.degree), np.uint64)
         expanded = ring.seeded_public_key(empty, seed)  # keep it: data() is a view into it
-        target = ring.residues(expanded.data(), 2, len(primes))[1]
+        target = ring.residues(expanded.data(), 1, len(primes), first=1)[0]
         shift = multiply_modulo(subtract_modulo(uniform, target, primes), self._residues, primes)
         return add_modulo(body, shift, primes)
 
