@@ -24,7 +24,7 @@ NINE = {
     "model": {"lora_rank": 2, "max_new_tokens": 1},
     "training": {"batch_size": 2},
     "federation": {"rounds": 2},
-    "security": {"secure_agg": True, "sketch_size": 64},
+    "security": {"secure_agg": True, "sketch_size": 64, "distance_norm_bound": 1.0},
 }
 """Settings of a tiny run with the default federation of nine clients."""
 SIX = {
