@@ -122,15 +122,14 @@ class Cohort:
                     continue
                 start = time.process_time()
                 request = self.server.request(name)
-                busy += time.process_time() - start
-                start = time.process_time()
+                asked = time.process_time()
                 reply = self.clients[name].handle(request)
-                spent.append(time.process_time() - start)
+                answered = time.process_time()
                 self._note_bytes(phase, len(reply), len(request))
                 del request
-                start = time.process_time()
                 self.server.accept(name, reply)
-                busy += time.process_time() - start
+                spent.append(answered - asked)
+                busy += asked - start + time.process_time() - answered
                 del reply
             start = time.process_time()
             self.server.advance()

@@ -1,10 +1,10 @@
 """Deterministic CBOR (RFC 8949, section 4.2): one value, one encoding.
 
-Encoding gives the bytes of cbor2's canonical mode, with bulk byte strings left in place. Decoding
-is our own and strict, because what comes in is hostile: only the types that messages use, definite
-lengths, shortest heads, ascending unique text keys, shortest floats, bounded depth and no trailing
-byte. So a decoded value re-encodes to the very bytes it came from, and no hash or signature ever
-covers two readings.
+Encoding is cbor2's canonical mode, or gives its bytes in parts to leave bulk vectors in place.
+Decoding is our own and strict, because what comes in is hostile: only the types that messages use,
+definite lengths, shortest heads, ascending unique text keys, shortest floats, bounded depth and no
+trailing byte. So a decoded value re-encodes to the very bytes it came from, and no hash or
+signature ever covers two readings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CodecError(ValueError):
 
 def encode(value: object) -> bytes:
     """Return the deterministic CBOR of a value made of plain Python types."""
-    return b"".join(encode_parts(value))
+    return cbor2.dumps(value, canonical=True)
 
 
 def encode_parts(value: object) -> list[bytes]:
@@ -38,13 +38,16 @@ def encode_parts(value: object) -> list[bytes]:
     return parts
 
 
+_IN_PARTS = (dict, list, tuple, bytes)
+
+
 def _append(value: object, parts: list[bytes]) -> None:
     if isinstance(value, dict):
         parts.append(_head(_MAP, len(value)))
         for key, item in sorted(((cbor2.dumps(k), v) for k, v in value.items()), key=_first):
             parts.append(key)
             _append(item, parts)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple) and any(isinstance(v, _IN_PARTS) for v in value):
         parts.append(_head(_ARRAY, len(value)))
         for item in value:
             _append(item, parts)

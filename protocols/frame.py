@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from protocols.codec import CodecError, decode, encode_parts
+from protocols.codec import CodecError, decode, encode, encode_parts
 from protocols.errors import BadSignature, MalformedMessage, UnexpectedMessage, WrongSession
 from protocols.identity import SIGNATURE_BYTES, Identity, Roster, sha256
 from protocols.keys import VERSION
@@ -25,7 +25,8 @@ _LABEL = b"pilot-secure frame" + bytes([VERSION])
 
 def seal(message: Message, identity: Identity) -> bytes:
     """Return the signed frame of a message."""
-    parts = encode_parts(message.model_dump())
+    body = message.model_dump()
+    parts = encode_parts(body) if message.bulky else [encode(body)]
     return b"".join([identity.sign(_LABEL + sha256(*parts)), *parts])
 
 

@@ -113,6 +113,10 @@ class Roster(BaseModel):
 
     def digest(self) -> bytes:
         """Return the hash that aggregation parameters carry."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> bytes:
         entries = [[entry.name, entry.public_key] for entry in (self.server, *self.clients)]
         return sha256(encode(["pilot-secure roster", 1, entries]))
 

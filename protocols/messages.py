@@ -8,7 +8,7 @@ ascending order without repetition, so that one set has one encoding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -47,8 +47,12 @@ class Wire(BaseModel):
 
 
 class Message(Wire):
-    """The header of every message; each kind narrows ``kind`` to its own name."""
+    """The header of every message; each kind narrows ``kind`` to its own name.
 
+    ``bulky`` messages hold vectors, which are hashed and sent without copying them once more.
+    """
+
+    bulky: ClassVar[bool] = False
     kind: str
     version: Literal[1] = 1
     session: Digest
@@ -123,6 +127,7 @@ class DistanceCall(Message):
 class DistanceUpload(Message):
     """Client: its public key and encrypted sketch, the same bytes for every peer."""
 
+    bulky: ClassVar[bool] = True
     kind: Literal["distance_upload"] = "distance_upload"
     upload: Annotated[bytes, Field(max_length=MAX_DISTANCE_BYTES, repr=False)]
 
@@ -130,6 +135,7 @@ class DistanceUpload(Message):
 class DistanceUploads(Message):
     """Server: the signed uploads of the recipient's peers."""
 
+    bulky: ClassVar[bool] = True
     kind: Literal["distance_uploads"] = "distance_uploads"
     uploads: Annotated[
         tuple[Annotated[bytes, Field(max_length=MAX_DISTANCE_BYTES)], ...],
@@ -140,6 +146,7 @@ class DistanceUploads(Message):
 class DistanceReplies(Message):
     """Client: one encrypted distance for each peer that uploaded."""
 
+    bulky: ClassVar[bool] = True
     kind: Literal["distance_replies"] = "distance_replies"
     boxes: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)]
 
@@ -147,6 +154,7 @@ class DistanceReplies(Message):
 class DistanceDelivery(Message):
     """Server: the replies of its peers to this client."""
 
+    bulky: ClassVar[bool] = True
     kind: Literal["distance_delivery"] = "distance_delivery"
     boxes: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)]
 
@@ -204,6 +212,7 @@ class MaskedVector(Wire):
 class MaskedInput(Message):
     """Client: all its terms of all its sums, at once."""
 
+    bulky: ClassVar[bool] = True
     kind: Literal["masked_input"] = "masked_input"
     inputs: Annotated[tuple[MaskedVector, ...], Field(max_length=MAX_SUMS)]
 
@@ -273,6 +282,7 @@ class OpenedSum(Wire):
 class Delivery(Message):
     """Server: the sums opened for all, and the recipient's own sealed sum."""
 
+    bulky: ClassVar[bool] = True
     kind: Literal["delivery"] = "delivery"
     opened: Annotated[tuple[OpenedSum, ...], Field(max_length=MAX_SUMS)]
     sealed: OpenedSum | None

@@ -222,6 +222,10 @@ class AggregationParameters(BaseModel):
 
     def digest(self) -> bytes:
         """Return SHA-256 of the canonical encoding."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> bytes:
         return sha256(encode(["pilot-secure parameters", self.model_dump()]))
 
     @property

@@ -21,10 +21,10 @@ def plan_sums(
     other participant contributes to each selected sum. A sum whose recipient is gone, or whose
     contributors (with the recipient's own term) are below ``min_contributors``, is left out.
     """
-    planned = []
+    planned, present = [], frozenset(participants)
     for spec in parameters.sums:
-        contributors = _contributors(parameters, spec, participants, neighbours)
-        if spec.sealed and spec.recipient not in participants:
+        contributors = _contributors(parameters, spec, present, neighbours)
+        if spec.sealed and spec.recipient not in present:
             continue
         if len(contributors) + spec.sealed < parameters.min_contributors:
             continue
@@ -37,14 +37,14 @@ def plan_sums(
 def _contributors(
     parameters: AggregationParameters,
     spec: SumSpec,
-    participants: Collection[str],
+    present: frozenset[str],
     neighbours: Mapping[str, Collection[str]] | None,
 ) -> list[str]:
-    present = [name for name in parameters.potential_contributors(spec) if name in participants]
+    there = [name for name in parameters.potential_contributors(spec) if name in present]
     if spec.contributors != "selected" or neighbours is None:
-        return present
+        return there
     listed = neighbours.get(spec.recipient, ())
-    return [name for name in present if name in listed]
+    return [name for name in there if name in listed]
 
 
 def may_open(
@@ -59,6 +59,7 @@ def may_open(
     the recipient itself, which must survive too.
     """
     spec = parameters.sum(planned.id)
+    survivors = frozenset(survivors)
     real = [name for name in planned.contributors if name in survivors]
     if spec.contributors == "selected":
         real = [name for name in real if name in neighbours.get(planned.recipient, ())]

@@ -99,7 +99,8 @@ def surviving_contributors(
 ) -> list[str]:
     """Return the contributors of a sum that survived."""
     planned = next(item for item in sums if item.id == sum_id)
-    return [name for name in planned.contributors if name in survivors]
+    left = frozenset(survivors)
+    return [name for name in planned.contributors if name in left]
 
 
 def read_results(context: Context, state: Answered, message: Delivery) -> AggregationResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 from protocols.accumulators import Allocate
@@ -85,5 +86,8 @@ class Setup:
 
     def peers(self, client: str) -> tuple[str, ...]:
         """Return a client's peers in the sharing graph over all who advertised."""
-        members = tuple(sorted(self.adverts))
-        return peers_of(self.context.parameters, self.session, members, client)
+        return peers_of(self.context.parameters, self.session, self._members, client)
+
+    @cached_property
+    def _members(self) -> tuple[str, ...]:
+        return tuple(sorted(self.adverts))

@@ -97,7 +97,8 @@ class Unmask(Phase):
         self.inputs, self.setup = consistent.inputs, consistent.inputs.setup
         self._signatures = consistent.signatures
         self.present = self.inputs.survivors
-        self.dropouts = tuple(n for n in self.inputs.participants if n not in self.present)
+        left = set(self.present)
+        self.dropouts = tuple(n for n in self.inputs.participants if n not in left)
         self._held: dict[tuple[str, str], dict[int, bytes]] = {}
         self._answered: list[str] = []
 
@@ -185,10 +186,11 @@ class Unmask(Phase):
 
     def _masks_left(self, planned: PlannedSum, keys: dict[str, KeyPair]) -> list[MaskKey]:
         """Return what takes off the survivors' self masks and the drop-outs' pairwise masks."""
-        there = [name for name in planned.contributors if name in self.present]
-        gone = [name for name in planned.contributors if name not in self.present]
+        present = set(self.present)
+        there = {name for name in planned.contributors if name in present}
+        gone = [name for name in planned.contributors if name not in present]
         masks = []
-        for owner in there:
+        for owner in sorted(there):
             seed = self._seed(owner, planned.id)
             masks.append(MaskKey(self_mask_key(seed, self.session, planned.id, owner), -1))
         for owner in gone:
