@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help install simulate test lint typecheck unit test-slow wheel clean
+.PHONY: help install simulate test lint typecheck unit test-slow wheel clean \
+        spin fuzz vectors bench-secure
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -44,3 +45,25 @@ wheel: install  ## build the wheel and run it in a fresh environment outside the
 
 clean:  ## remove the virtual environment and build outputs (never runs/)
 	rm -rf $(VENV) dist build
+
+spin: install  ## search the unmasking phase exhaustively (needs the Debian package spin)
+	$(BIN)/python tests/spin/run.py
+
+fuzz: install  ## feed the protocol machines hostile bytes for a minute (installs atheris)
+	$(BIN)/python -m pip install -q atheris
+	corpus=$$(mktemp -d) && $(BIN)/python tests/fuzz/machines.py --seeds $$corpus \
+	&& $(BIN)/python tests/fuzz/machines.py -max_total_time=60 -artifact_prefix=$$corpus/ $$corpus
+
+vectors: install  ## write the aggregation's test vectors again and verify them independently
+	$(BIN)/python tests/vectors/make_aggregation.py
+	$(BIN)/python tests/vectors/verify_aggregation.py
+
+build/flower/bin/python:
+	$(PYTHON) -m venv build/flower
+	build/flower/bin/python -m pip install -q flwr -r requirements-protocols.txt
+
+bench-secure: install build/flower/bin/python  ## measure secure aggregation (20 minutes, one core)
+	OMP_NUM_THREADS=1 PYTHONPATH=. build/flower/bin/python benchmarks/masking_against_flower.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/price_of_protection.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large_vector.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/many_clients.py
