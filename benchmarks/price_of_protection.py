@@ -3,9 +3,11 @@
 One whole Pilot aggregation per row, K = 9, three tasks, 20 bits: three task sums and nine sealed
 sums of vectors of D coordinates each, distances on a sketch of 4096. The clear row sends float32
 and computes exact distances, means and personalised sums in numpy. Client figures are the median
-client's CPU seconds and the mean client's bytes; the server's seconds are a total. Then: bytes per
-parameter of one plain sum, control bytes by phase, and the expansion against the formula of
-Bonawitz et al. 2017.
+client's CPU seconds and the mean client's bytes; the server's seconds are a total. Leverage is that
+of the worst single colluding client on the most exposed text adapter (in the clear the server holds
+every vector: 1). With visible lists the server sees the graph as well. Then: bytes per parameter of
+one plain sum, control bytes by phase, and the expansion against the formula of Bonawitz et al.
+2017.
 
     OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/price_of_protection.py --lengths 1e6
 """
@@ -19,6 +21,7 @@ import time
 import numpy as np
 from cohort import CLIP, Cohort, client_names, pilot_sums, plain_sum, update
 
+from protocols.leakage import leakage_report
 from protocols.reference import aggregate
 
 K, TASKS, BITS = 9, 3, 20
@@ -29,7 +32,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=float, nargs="+", default=[1e6, 1e7])
     options = parser.parse_args()
     print(f"K = {K}, {TASKS} tasks, {BITS} bits, one thread")
-    heading = ("client s", "server s", "client MB up", "client MB down")
+    heading = ("client s", "server s", "client MB up", "client MB down", "worst leverage")
     print(f"{'D':>8} {'':<9}" + "".join(f"{name:>16}" for name in heading))
     for length in map(int, options.lengths):
         print_row(length, "clear", clear(length))
@@ -39,13 +42,14 @@ def main() -> None:
     bytes_per_parameter(int(options.lengths[0]))
 
 
-def print_row(length: int, name: str, figures: tuple[float, float, float, float]) -> None:
-    seconds, mega = figures[:2], figures[2:]
-    columns = "".join(f"{value:16.3f}" for value in (*seconds, *(b / 1e6 for b in mega)))
+def print_row(length: int, name: str, figures: tuple[float, ...]) -> None:
+    seconds, mega, leverage = figures[:2], figures[2:4], figures[4]
+    columns = (*seconds, *(size / 1e6 for size in mega), leverage)
+    columns = "".join(f"{value:16.3f}" for value in columns)
     print(f"{length:8.0e} {name:<9}{columns}", flush=True)
 
 
-def protected(length: int, visibility: str) -> tuple[float, float, float, float]:
+def protected(length: int, visibility: str) -> tuple[float, ...]:
     names = client_names(K)
     cohort = Cohort(
         names,
@@ -64,10 +68,21 @@ def protected(length: int, visibility: str) -> tuple[float, float, float, float]
         sum(cohort.server_seconds.values()),
         sum(cohort.server.report.bytes_up.values()) / K,
         sum(cohort.server.report.bytes_down.values()) / K,
+        leakage(cohort),
     )
 
 
-def clear(length: int) -> tuple[float, float, float, float]:
+def leakage(cohort: Cohort) -> float:
+    """Leverage on the most exposed text adapter of the worst client that colludes alone."""
+    report = cohort.server.report
+    clients = cohort.clients
+    results = {name: client.result for name, client in clients.items() if client.result}
+    samples = dict.fromkeys(clients, 64)
+    views = leakage_report(cohort.parameters, report.plan, report.opened, results, samples)
+    return views.worst(1)["text"][2]
+
+
+def clear(length: int) -> tuple[float, ...]:
     """Float32 in the clear: what the same aggregation costs without any protection."""
     names = client_names(K)
     vectors = {
@@ -86,7 +101,7 @@ def clear(length: int) -> tuple[float, float, float, float]:
     start = time.process_time()
     aggregate(parameters, vectors, samples)
     server = time.process_time() - start
-    return client, server, 2 * 4 * length, (TASKS + 1) * 4 * length
+    return client, server, 2 * 4 * length, (TASKS + 1) * 4 * length, 1.0
 
 
 def bytes_per_parameter(length: int) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from in_process import Federation
 
+from protocols import AggregationServer, Entropy
 from protocols.reference import aggregate
 from protocols.results import fixed_point_of
 from protocols.selection import Chosen
@@ -98,6 +99,28 @@ def test_any_subset_may_be_the_cohort() -> None:
     federation.start(cohort=cohort)
     federation.run()
     assert federation.server.report.opened == {"all": cohort}
+    assert_equals_reference(federation)
+
+
+@pytest.mark.parametrize("count", [4, 9])
+def test_the_servers_memory_is_the_callers_and_one_vector_per_sum(count: int, tmp_path) -> None:
+    """Accumulators may lie on disk, and there are as many of them whatever the cohort."""
+    allocated = []
+
+    def on_disk(sum_id: str, length: int) -> np.ndarray:
+        allocated.append((sum_id, length))
+        return np.memmap(tmp_path / sum_id, np.uint32, "w+", shape=(length,))
+
+    federation = Federation(count=count, plain=True)
+    federation.server = AggregationServer(
+        federation.parameters,
+        federation.server_identity,
+        Entropy(),
+        roster=federation.roster,
+        allocate=on_disk,
+    )
+    federation.run()
+    assert allocated == [("all", 301)]
     assert_equals_reference(federation)
 
 

@@ -9,9 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import clear_distances
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from in_process import Federation
 from test_aggregation import assert_equals_reference
 
+from protocols import smallest_threshold
 from protocols.errors import AttemptRefused
 from protocols.identity import Roster
 from protocols.keys import KeyPair
@@ -160,6 +163,28 @@ def test_nine_clients_lose_two_before_each_phase(phase: str, monkeypatch) -> Non
     federation = Federation()
     check(federation, {phase: {"client-02", "client-07"}})
     assert federation.server.report.aborted is None
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_any_parameters_and_any_dropouts(data: st.DataObject) -> None:
+    """Random cohorts, colluders, rings, thresholds and schedules, up to eight clients."""
+    count = data.draw(st.integers(3, 8))
+    colluders = data.draw(st.integers(0, min(2, count - 2)))
+    lowest = smallest_threshold(count, colluders)
+    options = {
+        "max_colluders": colluders,
+        "min_contributors": data.draw(st.integers(colluders + 2, count)),
+        "threshold": data.draw(st.integers(lowest, count)),
+        "ring_bits": data.draw(st.sampled_from([20, 24, 32])),
+    }
+    federation = Federation(count=count, plain=True, lengths=SMALL, options=options)
+    pattern = data.draw(
+        st.lists(
+            st.sampled_from([NEVER, NEVER, NEVER, *PLAIN_PHASES]), min_size=count, max_size=count
+        )
+    )
+    check(federation, schedule(federation.cohort, pattern))
 
 
 def test_a_reply_that_is_lost_counts_as_a_dropout() -> None:
