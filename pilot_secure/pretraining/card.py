@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pilot_secure.data import SCENARIOS
@@ -37,13 +38,13 @@ Prompts are those of LLaVA-1.5 (Vicuna v1 template); `pilot_secure.data.prompts`
 2. Vision tower, {tower_steps} steps of 64 images: for each patch the shape or letter, its box and
    its *apparent* colour, under random cameras. No name of a colour enters, so that a camera it has
    not met does not spoil what it sees.
-3. Connector and language model, {answer_steps} steps of 32 images, the tower frozen: answers to all
-   kinds of instruction, on images without a camera, each under an answer convention drawn from:
+3. Connector and language model, {answer_steps} steps of 32 images in three passes, the tower
+   frozen: answers to all kinds of instruction, on images without a camera, each under an answer
+   convention drawn from the mixture below. In the second pass every answer weighs the same however
+   long, in the others every token: letters of options need the one, the frequencies of conventions
+   the other.
 
 {mixture}
-
-4. {refine_steps} more such steps at half the learning rate, in which a token of a long answer
-   weighs less, by the square root of the answer's length.
 
 Seed {seed}; {minutes:.0f} minutes on two CPU cores that were shared with other work.
 
@@ -81,8 +82,7 @@ def model_card(
     command: str,
     images: int,
     tower_steps: int,
-    answer_steps: int,
-    refine_steps: int,
+    answer_steps: Sequence[int],
     seed: int,
     minutes: float,
 ) -> str:
@@ -93,8 +93,7 @@ def model_card(
         command=command,
         images=images,
         tower_steps=tower_steps,
-        answer_steps=answer_steps,
-        refine_steps=refine_steps,
+        answer_steps=" + ".join(map(str, answer_steps)),
         seed=seed,
         minutes=minutes,
         samples=figures.samples,

@@ -3,8 +3,8 @@
 1. The tower learns what can be seen, patch by patch: shape or letter, box, and *apparent* colour
    under random cameras. Names of colours never enter, so a new camera leaves it intact.
 2. The tower is frozen. Connector and language model learn to answer, on features of images
-   without a camera, under all conventions mixed; a second pass at a lower rate weighs short
-   answers more.
+   without a camera, under all conventions mixed; passes weigh tokens or answers
+   alike.
 
 All follow schedules in steps, with all randomness derived from (seed, step): a run that is
 resumed from its last saved state continues as if it had not stopped.

@@ -146,14 +146,14 @@ def test_the_card_holds_the_figures():
         command="make-it",
         images=5,
         tower_steps=6,
-        answer_steps=7,
-        refine_steps=8,
+        answer_steps=(7, 8, 9),
         seed=8,
         minutes=9.2,
     )
     assert "| captioning | cider | 71.5 |" in card and "colour 90" in card
     assert "| general-vqa | text-reading | 60.0, 70.0, 80.0 |" in card
     assert "1.70 million" in card and "`make-it`" in card
+    assert "7 + 8 + 9 steps" in card
 
 
 def test_the_shipped_checkpoint_is_not_overwritten_unasked(capsys):
