@@ -236,8 +236,10 @@ class SecurityConfig(Section):
     distance_trust: Literal["peer"] = Field(
         "peer", description="who can open distances: each client its own row"
     )
-    sketch_size: PositiveInt | None = Field(
-        4096, description="coordinates of the sketch that distances are computed on; null is exact"
+    sketch_size: Annotated[int, Field(ge=64, multiple_of=8)] | None = Field(
+        16384,
+        description="coordinates of the sketch that distances are computed on; null is exact "
+        "(65536 for a LoRA of 10^8 parameters)",
     )
     ckks_parameters: Literal["peer-4096", "peer-8192"] = Field(
         "peer-4096", description="named CKKS parameter set"

@@ -159,6 +159,7 @@ def _limits(constraint: Any) -> list[str]:
         annotated_types.Gt: ("greater than", "gt"),
         annotated_types.Le: ("at most", "le"),
         annotated_types.Lt: ("less than", "lt"),
+        annotated_types.MultipleOf: ("a multiple of", "multiple_of"),
     }.get(type(constraint))
     if not words:
         return []

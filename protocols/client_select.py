@@ -47,7 +47,7 @@ _LENGTH_BYTES = 4
 def make_distance_machine(context: Context, session: Session) -> DistanceMachine:
     """Return the machine that compares this client's sketched vector with its peers'."""
     from protocols.distances import DistanceParty
-    from protocols.sketch import sketch
+    from protocols.sketch import sketch, sketch_norm_bound
 
     parameters = context.parameters
     name = parameters.distance_vector
@@ -56,12 +56,8 @@ def make_distance_machine(context: Context, session: Session) -> DistanceMachine
     vector = FlatVector(context.inputs.vectors[name], f"{context.name}, {name}")
     seed = derive(session.id, session.id, "sketch")
     sketched = sketch(_chunks(vector), seed, parameters.sketch_size)
-    return DistanceParty(
-        sketched,
-        parameters.distance_parameter_set,
-        parameters.distance_norm_bound,
-        context.entropy,
-    )
+    bound = sketch_norm_bound(parameters.distance_norm_bound, len(vector), parameters.sketch_size)
+    return DistanceParty(sketched, parameters.distance_parameter_set, bound, context.entropy)
 
 
 def _chunks(vector: FlatVector) -> Iterator[Floats]:

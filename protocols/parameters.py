@@ -105,7 +105,7 @@ class AggregationParameters(BaseModel):
     num_neighbours: int = Field(default=6, ge=1)
     neighbour_visibility: Literal["hidden", "visible"] = "hidden"
     distance_trust: Literal["peer"] = "peer"
-    sketch_size: Annotated[int, Field(ge=1)] | None = None
+    sketch_size: Annotated[int, Field(ge=64, multiple_of=8)] | None = None
     distance_parameter_set: Name = "peer-4096"
     distance_norm_bound: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     eq12: Literal["normalised", "literal"] = "normalised"
