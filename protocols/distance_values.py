@@ -32,7 +32,7 @@ class NormBoundExceeded(InputError):
 
     def __init__(self, norm: float, norm_bound: float) -> None:
         super().__init__(
-            f"the sketch's norm is above the public bound of {norm_bound:g}; clip the update or "
+            f"the sketch's norm is above {norm_bound:g}, the public bound (distance_norm_bound); clip the update or "
             "raise the bound for every client"
         )
         self.norm = norm
