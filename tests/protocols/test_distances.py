@@ -113,7 +113,7 @@ def test_keys_are_fresh_even_under_equal_entropy() -> None:
 
 def test_the_norm_bound_is_enforced_before_encryption() -> None:
     (x,) = _vectors(1, 100, norm=2.01)
-    with pytest.raises(NormBoundExceeded, match="bound of 2") as caught:
+    with pytest.raises(NormBoundExceeded, match="above 2, the public bound") as caught:
         _party(x)
     assert caught.value.norm == pytest.approx(2.01) and caught.value.norm_bound == 2.0
     assert "2.01" not in str(caught.value)
