@@ -237,7 +237,7 @@ def test_small_order_points_really_yield_no_secret() -> None:
 
     private = X25519PrivateKey.from_private_bytes(b"\x05" * 32)
     for key in SMALL_ORDER_KEYS:
-        with pytest.raises(ValueError, match=""):
+        with pytest.raises(ValueError):
             private.exchange(X25519PublicKey.from_public_bytes(key))
     fine = KeyPair(b"\x06" * 32).public
     assert len(private.exchange(X25519PublicKey.from_public_bytes(fine))) == 32
@@ -288,3 +288,59 @@ def test_the_literal_form_shrinks_as_the_facts_say() -> None:
     own = np.ones(1, np.float32)
     result = personalise(own, 5, np.full(1, 30.0, np.float32), 30.0, 6.0, 30, "literal")
     assert result[0] == pytest.approx(2 / 7, rel=1e-6)
+
+
+def test_no_message_or_state_prints_a_secret() -> None:
+    """Every share, ciphertext, vector, seed and key stays out of what gets logged."""
+    from cheating import read
+    from in_process import Federation
+
+    shown: list[str] = []
+    secret: list[bytes] = []
+
+    def look(phase: str, name: str, frame: bytes) -> bytes:
+        message = read(federation, name, frame)
+        state = federation.clients[name]._state
+        shown.extend([repr(message), str(message), repr(state), repr(federation.clients[name])])
+        if phase == "unmask":
+            secret.extend(item.share for item in message.seed_shares)
+        if phase == "masked_input":
+            secret.extend(item.packed for item in message.inputs)
+        if phase == "share":
+            secret.extend(box.ciphertext for box in message.boxes)
+            session = state.session
+            secret.extend([*session.seeds.values(), *session.own_shares])
+            pairs = (session.keys.mask, session.keys.share, session.keys.recipient)
+            secret.extend(pair.secret for pair in pairs)
+        return frame
+
+    federation = Federation(count=4, plain=True)
+    federation.run(on_reply=look)
+    text = "".join(shown)
+    assert len(secret) > 40
+    for value in secret:
+        assert repr(value)[2:40] not in text and value[:12].hex() not in text
+
+
+def test_a_client_whose_update_holds_a_nan_drops_out_and_says_why() -> None:
+    from in_process import Federation
+
+    federation = Federation(count=5, plain=True)
+    federation.inputs["client-03"].vectors["task_adapter"]["second"][7] = np.nan
+    federation.run()
+    error = federation.errors["client-03"]
+    assert isinstance(error, InputError)
+    assert "task_adapter: tensor second holds nan at flat index 7" in str(error)
+    assert "client-03" not in federation.server.report.opened["all"]
+
+
+def test_samples_above_the_public_cap_are_refused_before_anything_is_sent() -> None:
+    from in_process import Federation
+
+    from protocols import ClientInputs
+
+    federation = Federation(count=4, plain=True)
+    vectors = federation.inputs["client-01"].vectors
+    federation.inputs["client-01"] = ClientInputs(vectors=vectors, num_samples=129)
+    with pytest.raises(InputError, match="num_samples must be 1 to 128"):
+        federation.start()
