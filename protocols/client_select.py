@@ -127,17 +127,14 @@ def on_distance_delivery(
         scale=chosen.scale,
     )
     frame = seal(listing, context.identity)
-    if context.parameters.neighbour_visibility == "visible":
-        reply = Selection(
-            session=state.session.id, sender=context.name, recipient=SERVER, clear=frame
-        )
-    else:
-        reply = Selection(
-            session=state.session.id,
-            sender=context.name,
-            recipient=SERVER,
-            boxes=hide_list(context, state.session, state.peers, frame),
-        )
+    visible = context.parameters.neighbour_visibility == "visible"
+    reply = Selection(
+        session=state.session.id,
+        sender=context.name,
+        recipient=SERVER,
+        boxes=hide_list(context, state.session, state.peers, frame),
+        neighbours=chosen.neighbours if visible else (),
+    )
     return Selected(state.session, row, chosen, frame), seal(reply, context.identity)
 
 
@@ -186,20 +183,16 @@ def padded_list_bytes(num_neighbours: int) -> int:
 
 
 def open_list(context: Context, session: Session, peer: str, data: bytes) -> tuple[Chosen, bytes]:
-    """Return a peer's checked selection, and its signed frame.
-
-    ``data`` is the box's ciphertext (hidden) or the frame itself (visible).
+    """Return a peer's checked selection, and its signed frame, from its encrypted box.
 
     Raises:
         PeerError: it does not open, is not signed by the peer, or breaks a rule.
     """
-    phase = "masked_input"
-    if context.parameters.neighbour_visibility == "hidden":
-        data = _unhide(context, session, peer, data)
-    message = open_frame(data, context.roster, peer, phase)
+    phase, frame = "masked_input", _unhide(context, session, peer, data)
+    message = open_frame(frame, context.roster, peer, phase)
     listing = expect(message, NeighbourList, session.id, SERVER, phase)
     check_list(context, session, peer, listing)
-    return Chosen(listing.neighbours, listing.scale), data
+    return Chosen(listing.neighbours, listing.scale), frame
 
 
 def _unhide(context: Context, session: Session, peer: str, data: bytes) -> bytes:

@@ -168,11 +168,15 @@ class NeighbourList(Message):
 
 
 class Selection(Message):
-    """Client: its signed neighbour list, encrypted to each peer (hidden) or in clear (visible)."""
+    """Client: its signed neighbour list, encrypted to each peer.
+
+    ``neighbours`` tells the server the list if it is visible (else it is empty); the scale, which
+    is a distance, it never sees.
+    """
 
     kind: Literal["selection"] = "selection"
-    boxes: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)] = ()
-    clear: Annotated[bytes, Field(max_length=MAX_BOX_BYTES)] = b""
+    boxes: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)]
+    neighbours: Names
 
 
 class PlannedSum(Wire):

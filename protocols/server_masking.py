@@ -34,7 +34,6 @@ class MaskedInputs(Phase):
         self.sums = plan_sums(parameters, clients, (neighbours or {}) if visible else None)
         self._selections = {
             name: {box.party: box.ciphertext for box in selection.boxes}
-            | ({} if selection.boxes else dict.fromkeys(clients, selection.clear))
             for name, selection in selections.items()
         }
         self.accumulators = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from protocols.errors import BadSelection, MalformedMessage
-from protocols.frame import expect, open_frame
+from protocols.frame import expect
 from protocols.identity import SERVER
 from protocols.messages import (
     Box,
@@ -13,7 +13,6 @@ from protocols.messages import (
     DistanceUpload,
     DistanceUploads,
     Message,
-    NeighbourList,
     Selection,
 )
 from protocols.server_masking import MaskedInputs
@@ -110,29 +109,26 @@ class Select(Phase):
         return DistanceDelivery(session=self.session, sender=SERVER, recipient=client, boxes=boxes)
 
     def take(self, client: str, message: Message, frame: bytes) -> None:
-        """Keep one neighbour list: in clear, or in boxes of one length for every peer."""
+        """Keep one neighbour list: boxes of one length for every peer, and names if visible."""
         selection = expect(message, Selection, self.session, SERVER, self.name)
+        if [box.party for box in selection.boxes] != sorted(self._asked - {client}):
+            raise MalformedMessage(client, self.name, "not one box of its list per peer")
+        if len({len(box.ciphertext) for box in selection.boxes}) > 1:
+            raise BadSelection(client, self.name, "boxes of differing lengths")
         if self.context.parameters.neighbour_visibility == "visible":
-            self.neighbours[client] = self._open_clear(client, selection)
-        else:
-            peers = sorted(self._asked - {client})
-            if selection.clear or [box.party for box in selection.boxes] != peers:
-                raise MalformedMessage(client, self.name, "not one box of its list per peer")
-            if len({len(box.ciphertext) for box in selection.boxes}) > 1:
-                raise BadSelection(client, self.name, "boxes of differing lengths")
+            self._check_names(client, selection.neighbours)
+            self.neighbours[client] = selection.neighbours
+        elif selection.neighbours:
+            raise BadSelection(client, self.name, "names although lists are hidden")
         self.selections[client] = selection
 
-    def _open_clear(self, client: str, selection: Selection) -> tuple[str, ...]:
-        if selection.boxes:
-            raise MalformedMessage(client, self.name, "boxes although lists are visible")
-        message = open_frame(selection.clear, self.context.roster, client, self.name)
-        listing = expect(message, NeighbourList, self.session, SERVER, self.name)
-        minimum = self.context.parameters.min_contributors - 1
-        if not minimum <= len(listing.neighbours) <= self.context.parameters.num_neighbours:
-            raise BadSelection(client, self.name, f"a list of {len(listing.neighbours)}")
-        if client in listing.neighbours or not set(listing.neighbours) <= set(self.setup.adverts):
+    def _check_names(self, client: str, names: tuple[str, ...]) -> None:
+        """Refuse names that the peers would refuse too, before they cost a plan."""
+        parameters = self.context.parameters
+        if not parameters.min_contributors - 1 <= len(names) <= parameters.num_neighbours:
+            raise BadSelection(client, self.name, f"a list of {len(names)}")
+        if client in names or not set(names) <= set(self.setup.adverts):
             raise BadSelection(client, self.name, "it lists itself or a stranger")
-        return listing.neighbours
 
     def survivors(self) -> tuple[str, ...]:
         """Return who selected."""

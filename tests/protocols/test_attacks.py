@@ -595,11 +595,7 @@ def test_a_visible_list_below_the_minimum_is_refused_by_the_server_too(monkeypat
     def short(phase: str, name: str, frame: bytes) -> bytes:
         if (phase, name) != ("select", "client-01"):
             return frame
-        listing = read(federation, name, read(federation, name, frame).clear)
-        clear = seal(
-            listing.model_copy(update={"neighbours": (VICTIM,)}), federation.identities[name]
-        )
-        return client_says(federation, name, frame, clear=clear)
+        return client_says(federation, name, frame, neighbours=(VICTIM,))
 
     federation.run(on_reply=short)
     assert federation.server.report.faults["client-01"].startswith("BadSelection")
@@ -607,23 +603,68 @@ def test_a_visible_list_below_the_minimum_is_refused_by_the_server_too(monkeypat
 
 
 def test_weights_in_a_neighbour_list_are_an_unknown_field(monkeypatch) -> None:
+    from protocols.client_select import hide_list
     from protocols.codec import decode, encode
     from protocols.frame import _LABEL
     from protocols.identity import sha256
 
-    federation = pilot(monkeypatch, neighbour_visibility="visible")
+    federation = pilot(monkeypatch)
 
     def with_weights(phase: str, name: str, frame: bytes) -> bytes:
         if (phase, name) != ("select", "client-01"):
             return frame
-        body = decode(read(federation, name, frame).clear[64:])
+        state = federation.clients[name]._state
+        body = decode(state.frame[64:])
         body["weights"] = (0.99, 0.01)
         raw = encode(body)
-        signature = federation.identities[name].sign(_LABEL + sha256(raw))
-        return client_says(federation, name, frame, clear=signature + raw)
+        forged = federation.identities[name].sign(_LABEL + sha256(raw)) + raw
+        peers = tuple(n for n in federation.cohort if n != name)
+        boxes = hide_list(federation.clients[name]._context, state.session, peers, forged)
+        return client_says(federation, name, frame, boxes=boxes)
 
     federation.run(on_reply=with_weights)
-    assert "weights: Extra inputs" in federation.server.report.faults["client-01"]
+    error = federation.errors[VICTIM]
+    assert isinstance(error, MalformedMessage) and error.party == "client-01"
+    assert "weights: Extra inputs" in str(error)
+
+
+def test_a_visible_list_other_than_the_encrypted_one_is_refused(monkeypatch) -> None:
+    """The recipient tells the server other neighbours than its peers: no term is sent for it."""
+    federation = pilot(monkeypatch, neighbour_visibility="visible")
+
+    def other(phase: str, name: str, frame: bytes) -> bytes:
+        if (phase, name) != ("select", "client-01"):
+            return frame
+        told = read(federation, name, frame).neighbours
+        missing = next(n for n in federation.cohort[1:] if n not in told)
+        lie = tuple(sorted({*told[1:], missing}))
+        return client_says(federation, name, frame, neighbours=lie)
+
+    federation.run(on_reply=other)
+    assert len(federation.errors) == 9
+    assert all(isinstance(error, BadPlan) for error in federation.errors.values())
+    assert federation.server.report.aborted.startswith("masked_input: 0 clients left")
+
+
+@pytest.mark.parametrize("visibility", ["hidden", "visible"])
+def test_the_server_sees_no_distance_and_the_graph_only_if_visible(visibility, monkeypatch) -> None:
+    """What a selection shows the server: names or nothing; the scale is in no clear byte."""
+    import struct
+
+    federation = pilot(monkeypatch, neighbour_visibility=visibility)
+    selections: dict[str, bytes] = {}
+
+    def keep(phase: str, name: str, frame: bytes) -> bytes:
+        if phase == "select":
+            selections[name] = frame
+        return frame
+
+    federation.run(on_reply=keep)
+    for name, frame in selections.items():
+        result = federation.clients[name].result
+        shown = read(federation, name, frame).neighbours
+        assert shown == (result.neighbours if visibility == "visible" else ())
+        assert struct.pack(">d", result.scale) not in frame
 
 
 def test_a_recipient_cannot_single_out_a_victim_by_its_scale() -> None:
