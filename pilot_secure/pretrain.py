@@ -1,6 +1,6 @@
 """Make the shipped base checkpoint: ``python -m pilot_secure.pretrain --out DIR``.
 
-Runs on the CPU in about 50 minutes of two cores. Deterministic by seed on one machine; if it is
+Runs on the CPU in about half an hour on two free cores. Deterministic by seed on one machine; if it is
 stopped, the same command goes on from the last saved step. ``--evaluate`` scores a checkpoint
 (the shipped one unless ``--out`` is given) and writes its figures and model card.
 """
