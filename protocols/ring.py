@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +64,10 @@ class FixedPoint:
     def decode(self, words: Words, out: Floats) -> None:
         """Write the float32 sums of v x that the words of an opened sum stand for."""
         shift = np.uint32(32 - self.bits)
-        signed = (words << shift).view(np.int32) >> np.int32(shift)
-        np.multiply(signed, self.max_weight / self.scale, out=out, casting="unsafe")
+        signed = (words << shift).view(np.int32)
+        signed >>= np.int32(shift)
+        np.copyto(out, signed, casting="unsafe")
+        out *= np.float32(self.max_weight / self.scale)
 
     def error_bound(self, total_weight: float) -> float:
         """Return the largest error of one coordinate of the mean of ``contributors`` terms.
@@ -157,24 +160,33 @@ class Packed:
         elif self.bits == 24:
             np.copyto(self._high[start:stop], words >> np.uint32(16), casting="unsafe")
         elif self.bits == 20:
-            nibbles = (words >> np.uint32(16)).astype(np.uint8) & np.uint8(15)
+            nibbles = np.zeros(len(words) + len(words) % 2, np.uint8)
+            np.copyto(nibbles[: len(words)], words >> np.uint32(16), casting="unsafe")
+            nibbles &= np.uint8(15)
+            pairs = nibbles.view("<u2")
             out = self._high[start // 2 : (stop + 1) // 2]
-            out[:] = nibbles[0::2]
-            out[: len(words) // 2] |= nibbles[1::2] << np.uint8(4)
+            np.copyto(out, pairs | (pairs >> np.uint16(4)), casting="unsafe")
 
     def add_to(self, start: int, words: Words) -> None:
         """Add the packed words from ``start`` on to ``words`` (mod 2^32, hence mod 2^b)."""
         stop = start + len(words)
-        words += self._low[start:stop]
+        unpacked = self._low[start:stop].astype(np.uint32)
+        if self.bits > 16:
+            high = self._high_parts(start, stop).astype(np.uint32)
+            high <<= np.uint32(16)
+            unpacked |= high
+        words += unpacked
+
+    def _high_parts(self, start: int, stop: int) -> NDArray[np.unsignedinteger[Any]]:
+        """Return the parts above the low halves, one number a word."""
         if self.bits == 32:
-            words += self._high.view("<u2")[start:stop].astype(np.uint32) << np.uint32(16)
-        elif self.bits == 24:
-            words += self._high[start:stop].astype(np.uint32) << np.uint32(16)
-        elif self.bits == 20:
-            pairs = self._high[start // 2 : (stop + 1) // 2]
-            odd = pairs[: len(words) // 2] >> np.uint8(4)
-            words[0::2] += (pairs & np.uint8(15)).astype(np.uint32) << np.uint32(16)
-            words[1::2] += odd.astype(np.uint32) << np.uint32(16)
+            return self._high.view("<u2")[start:stop]
+        if self.bits == 24:
+            return self._high[start:stop]
+        pairs = self._high[start // 2 : (stop + 1) // 2].astype("<u2")
+        pairs |= pairs << np.uint16(4)
+        pairs &= np.uint16(0x0F0F)
+        return pairs.view(np.uint8)[: stop - start]
 
     def padding_is_zero(self) -> bool:
         """Whether the unused half of the last byte is zero (one vector, one encoding)."""
