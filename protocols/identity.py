@@ -7,8 +7,9 @@ secret sharing, so the roster fixes it too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -110,6 +111,10 @@ class Roster(BaseModel):
             server=_entry(server),
             clients=tuple(_entry(client) for client in clients),
         )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy that is checked again, so that no digest of the original stays with it."""
+        return self.model_validate({**dict(self), **(update or {})})
 
     def digest(self) -> bytes:
         """Return the hash that aggregation parameters carry."""

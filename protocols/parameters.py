@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -125,6 +126,10 @@ class AggregationParameters(BaseModel):
                 ".".join(map(str, item["loc"])) + ": " + item["msg"] for item in error.errors()
             )
             raise ParameterError(f"aggregation parameters: {problems}") from None
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy that is checked again, so that no digest of the original stays with it."""
+        return self.model_validate({**dict(self), **(update or {})})
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -344,3 +344,20 @@ def test_samples_above_the_public_cap_are_refused_before_anything_is_sent() -> N
     federation.inputs["client-01"] = ClientInputs(vectors=vectors, num_samples=129)
     with pytest.raises(InputError, match="num_samples must be 1 to 128"):
         federation.start()
+
+
+def test_a_changed_copy_has_a_digest_of_its_own() -> None:
+    from in_process import Federation
+
+    from protocols import ParameterError
+
+    federation = Federation(count=4, plain=True)
+    before = federation.parameters.digest()
+    assert federation.parameters.model_copy(update={"attempt": 1}).digest() != before
+    with pytest.raises(ValueError, match="two survivor sets"):
+        federation.parameters.model_copy(update={"threshold": 2})
+    roster = federation.roster
+    fewer = roster.model_copy(update={"clients": roster.clients[:3]})
+    assert fewer.digest() != roster.digest()
+    with pytest.raises(ParameterError, match="not in the roster"):
+        fewer.coordinate("client-04")
