@@ -1,0 +1,108 @@
+"""Is there something to learn on a client's data, and does a neighbour's data help?
+
+    python -m benchmarks.sharing_within_a_task [--base CHECKPOINT] [--seed 1] [--samples 64]
+
+For the first client of every task: its score by the base model as it is, after training on its
+own samples, and after training on the pooled samples of its task's three clients (as many epochs).
+No federated method takes part: the last column is what sharing within a task could give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+import torch
+
+from pilot_secure.data import SCENARIOS, ClientData, answer_batch, build_scenario, encode_samples
+from pilot_secure.metrics import score
+from pilot_secure.models import (
+    FeatureCache,
+    SingleConnector,
+    answer_losses,
+    attach_text_adapter,
+    base_connector,
+    generate_answers,
+    load_base,
+    load_text_adapter_state,
+    text_adapter_parameters,
+    text_adapter_state,
+)
+
+EPOCHS, BATCH_SIZE, LEARNING_RATE, CONNECTOR_FACTOR = 3, 8, 6e-3, 0.3
+
+
+class Bench:
+    """One base model, trained afresh for every measurement."""
+
+    def __init__(self, base: str) -> None:
+        model, self.processor = load_base(base)
+        self.connector = base_connector(model)
+        self.model = attach_text_adapter(model, rank=8, alpha=16, dropout=0.0, seed=0)
+        self.start = text_adapter_state(self.model)
+        self.cache = FeatureCache(self.model, self.processor)
+
+    def score_after(self, client: ClientData, teachers: list[ClientData]) -> float:
+        """Train on the teachers' samples (none: not at all), score on the client's test set."""
+        load_text_adapter_state(self.model, self.start)
+        connector = SingleConnector(self.connector)
+        if teachers:
+            self._train(connector, teachers)
+        answers = generate_answers(
+            self.model,
+            self.processor,
+            connector,
+            client.test["instruction"],
+            self.cache.features(client.test),
+            max_new_tokens=24,
+        )
+        return score(client.metric, answers, client.test).value
+
+    def _train(self, connector: Any, teachers: list[ClientData]) -> None:
+        features = torch.cat([self.cache.features(client.train) for client in teachers])
+        tokenizer, samples = self.processor.tokenizer, []
+        for client in teachers:
+            asked, said = client.train["instruction"], client.train["answer"]
+            samples += encode_samples(tokenizer, asked, said, features.shape[1])
+        text = list(text_adapter_parameters(self.model).values())
+        visual = list(connector.train_own_parts().values())
+        rates = ({"params": text}, {"params": visual, "lr": CONNECTOR_FACTOR * LEARNING_RATE})
+        optimiser = torch.optim.AdamW(rates, LEARNING_RATE, weight_decay=0.0)
+        steps = EPOCHS * math.ceil(len(samples) / BATCH_SIZE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(EPOCHS):
+            order = torch.randperm(len(samples), generator=generator)
+            for rows in order.split(BATCH_SIZE):
+                batch = answer_batch([samples[row] for row in rows], tokenizer.pad_token_id)
+                loss = answer_losses(self.model, batch, connector(features[rows])).mean()
+                optimiser.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_([*text, *visual], 1.0)
+                optimiser.step()
+                schedule.step()
+
+
+def main() -> None:
+    """Measure and print one row per task."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", default="tiny-llava", help="checkpoint folder or hub id")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=64, help="training samples of a client")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    bench = Bench(options.base)
+    print(f"{'scenario':22}{'task':20}    base   own data   task's data")
+    for name in SCENARIOS:
+        clients = build_scenario(name, seed=options.seed, samples_per_client=options.samples)
+        for task in SCENARIOS[name]:
+            group = [client for client in clients if client.task == task.name]
+            scores = [bench.score_after(group[0], teachers) for teachers in ([], group[:1], group)]
+            row = f"{scores[0]:8.1f}{scores[1]:11.1f}{scores[2]:14.1f}"
+            print(f"{name:22}{task.name:20}{row}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
