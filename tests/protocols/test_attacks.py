@@ -19,6 +19,7 @@ from protocols.errors import (
     BadShare,
     BadSignature,
     BadSurvivors,
+    LocalProtocolError,
     MalformedMessage,
     ParameterError,
     UnexpectedMessage,
@@ -829,3 +830,16 @@ def test_a_ring_without_headroom_for_its_cohort_is_refused() -> None:
     cohort = names(4096)
     with pytest.raises(ParameterError, match="16 leaves 7 levels to 4096 contributors"):
         plain().parameters_for(cohort=cohort, sums=plain_sum(cohort), threshold=2050, ring_bits=16)
+
+
+def test_a_caught_server_gets_nothing_more_from_that_client() -> None:
+    """After a broken rule the honest request comes too late: the secrets are gone."""
+    federation = plain().run(until="unmask")
+    honest = federation.server.request(VICTIM)
+    client = federation.clients[VICTIM]
+    with pytest.raises(BadSurvivors):
+        client.handle(server_says(federation, honest, dropouts=("client-02",)))
+    assert client.state == "failed"
+    with pytest.raises(LocalProtocolError, match="ended with BadSurvivors"):
+        client.handle(honest)
+    assert not hasattr(client._state, "uploaded")
