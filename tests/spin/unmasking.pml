@@ -10,7 +10,8 @@
  * one statement per attempt; the victim signs none that declares itself dead. It answers an
  * unmasking if at least T signatures carry its own statement, and with GUARD at most once over
  * both attempts. Colluders sign everything and answer everything. Signing does not depend on
- * answers, so all signatures may come first; the order among clients does not matter.
+ * answers, so all signatures may come first; honest clients other than the victim are alike, so
+ * only choices in ascending order are searched.
  *
  * A statement opens when T shares are there. Never may two open: the same roster's alive and dead
  * are both shares of the victim, two attempts or two rosters are two sums over the same updates.
@@ -60,7 +61,10 @@ active proctype server() {
         :: SIGN(second, 4)
         :: j != 0 -> SIGN(second, 5)
         fi;
-        j++
+        if
+        :: j > 1 && 16 * first[j] + second[j] < 16 * first[j - 1] + second[j - 1] -> goto done
+        :: else -> j++
+        fi
     :: else -> break
     od;
     j = 0;
@@ -86,5 +90,7 @@ active proctype server() {
         k++
     :: else -> break
     od;
-    assert(opened <= 1)
+    assert(opened <= 1);
+done:
+    skip
 }
