@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help install simulate test lint typecheck unit test-slow wheel clean \
+.PHONY: help install simulate test lint typecheck unit test-slow wheel spin fuzz vectors \
+	bench-secure clean \
         spin fuzz vectors bench-secure
 
 help:  ## what can be made
@@ -43,10 +44,8 @@ wheel: install  ## build the wheel and run it in a fresh environment outside the
 	$(BIN)/python -m build --wheel --outdir dist
 	BIN=$(abspath $(BIN)) sh tests/wheel.sh
 
-clean:  ## remove the virtual environment and build outputs (never runs/)
-	rm -rf $(VENV) dist build
-
-spin: install  ## search the unmasking phase exhaustively (needs the Debian package spin)
+spin: install  ## search the unmasking phase exhaustively (installs the Debian package spin)
+	command -v spin >/dev/null || { apt-get update -q && apt-get install -yq spin gcc; }
 	$(BIN)/python tests/spin/run.py
 
 fuzz: install  ## feed the protocol machines hostile bytes for a minute (installs atheris)
@@ -67,3 +66,6 @@ bench-secure: install build/flower/bin/python  ## measure secure aggregation (20
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/price_of_protection.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large_vector.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/many_clients.py
+
+clean:  ## remove the virtual environment and build outputs (never runs/)
+	rm -rf $(VENV) dist build
