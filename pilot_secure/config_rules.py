@@ -32,6 +32,12 @@ def _data_problems(config: SimulationConfig) -> list[str]:
             f"data.clients has {len(data.clients)} entries but data.scenario is "
             f"`{data.scenario}`: expected scenario `files`"
         ]
+    tasks = config.task_sizes()
+    if config.federation.method == "pilot" and len(tasks) == 1:
+        return [
+            f"data.clients has one task, {next(iter(tasks))}: expected at least two for "
+            "federation.method pilot, whose second stage mixes the adapters of other tasks"
+        ]
     return []
 
 

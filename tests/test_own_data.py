@@ -179,6 +179,18 @@ def test_wrong_entries_are_told_by_their_field(changes: dict[str, Any], sentence
     assert sentence in problem
 
 
+def test_pilot_needs_a_second_task_to_mix_with() -> None:
+    content = read_config_file(CONFIG)
+    for client in content["data"]["clients"]:
+        client["task"] = "reading"
+    with pytest.raises(ConfigError) as caught:
+        validate(SimulationConfig, content)
+    (problem,) = caught.value.problems
+    assert "data.clients has one task, reading: expected at least two for" in problem
+    content["federation"]["method"] = "local"
+    assert set(validate(SimulationConfig, content).task_sizes()) == {"reading"}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "sentence"),
     [
