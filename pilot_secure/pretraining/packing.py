@@ -11,10 +11,9 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from pilot_secure.data.collate import IGNORED
 from pilot_secure.data.prompts import ASSISTANT, IMAGE_TOKEN, SYSTEM_LINE, USER
 from pilot_secure.data.tasks import Exchange
-
-IGNORED = -100
 
 
 class PackedExchange(NamedTuple):

@@ -25,9 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
+from pilot_secure.data.collate import IGNORED
 from pilot_secure.models.base import image_outputs
 from pilot_secure.models.tiny import IMAGE_TOKENS, PIXEL_MEAN, PIXEL_STD
-from pilot_secure.pretraining.packing import IGNORED, pack, prefix_ids, tokenise, within_budget
+from pilot_secure.pretraining.packing import pack, prefix_ids, tokenise, within_budget
 from pilot_secure.pretraining.pool import PATCH_CLASSES, Pool
 
 
