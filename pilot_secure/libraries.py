@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 
 
 def quieten_libraries() -> None:
-    """Keep transformers and tokenizers from printing between our lines; call before loading."""
+    """Keep the libraries from printing between our lines; call before loading."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    from transformers.utils import logging
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging as model_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    hub_logging.set_verbosity(logging.CRITICAL)  # it warns at every try without a network
+    model_logging.set_verbosity_error()
+    model_logging.disable_progress_bar()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -17,6 +18,18 @@ from pilot_secure.errors import UsageError
 
 SHIPPED_NAME = "tiny-llava"
 SHIPPED_CHECKPOINT = Path(__file__).parents[1] / "assets" / SHIPPED_NAME
+
+
+# What loading raises for files that are missing, damaged or of another kind.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+)
 
 
 class CheckpointError(UsageError):
@@ -47,16 +60,22 @@ def load_base(
     try:
         model = LlavaForConditionalGeneration.from_pretrained(where, dtype=dtype)
         processor = AutoProcessor.from_pretrained(where)
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"model.base: expected a LLaVA checkpoint (folder or hub id), got {where!r}: "
-            f"{str(error).splitlines()[0]}"
+            f"{_reason(error)}"
         ) from error
     processor.tokenizer.padding_side = "left"
     model.to(torch.device(device))  # type: ignore[arg-type]
     model.requires_grad_(False)
     model.train(False)
     return model, processor
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error; a bare key or nothing at all after the error's name."""
+    first = str(error).partition("\n")[0]
+    return first if " " in first else f"{type(error).__name__} {first}".strip()
 
 
 def llava_of(model: nn.Module) -> LlavaForConditionalGeneration:

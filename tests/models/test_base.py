@@ -1,3 +1,6 @@
+import json
+import logging
+
 import pytest
 import torch
 from datasets import Dataset
@@ -6,6 +9,7 @@ from tiny_models import random_llava
 
 from pilot_secure.data import COLUMNS, build_scenario
 from pilot_secure.data.images import expand_to_square
+from pilot_secure.libraries import quieten_libraries
 from pilot_secure.models import (
     CheckpointError,
     FeatureCache,
@@ -16,7 +20,7 @@ from pilot_secure.models import (
     pixel_values,
     vision_features,
 )
-from pilot_secure.models.tiny import build_processor
+from pilot_secure.models.tiny import build_model, build_processor
 
 
 def test_a_saved_checkpoint_loads_frozen_and_equal(tmp_path):
@@ -41,6 +45,44 @@ def test_what_is_no_llava_is_told_in_a_sentence(tmp_path, content):
         (folder / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match="model.base: expected a LLaVA checkpoint"):
         load_base(folder)
+
+
+def _without_processor(folder):
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
+def _of_another_width(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_size"] *= 2
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "model.safetensors").write_bytes(b"nothing"),
+        lambda folder: (folder / "config.json").write_text("[1]"),
+        lambda folder: (folder / "tokenizer.json").write_text("{}"),
+        lambda folder: (folder / "processor_config.json").write_text("[]"),
+        _without_processor,
+        _of_another_width,
+    ],
+)
+def test_a_damaged_checkpoint_is_told_in_a_sentence(tmp_path, damage):
+    build_model(hidden=16, layers=1, heads=2).save_pretrained(tmp_path)
+    build_processor().save_pretrained(tmp_path)
+    load_base(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(CheckpointError, match="model.base: expected a LLaVA") as caught:
+        load_base(tmp_path)
+    assert str(caught.value).count("\n") == 0 and not str(caught.value).endswith(": ")
+
+
+def test_vain_tries_to_reach_the_hub_are_not_printed(caplog):
+    quieten_libraries()
+    logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("layers", [-1, -2, [0, 1]])
