@@ -146,7 +146,7 @@ class ModelConfig(Section):
     cross_task_init: Literal["task_adapter", "random"] = Field(
         "task_adapter", description="initialisation of the cross-task adapters (Table 6)"
     )
-    mixed_precision: Literal["no", "bf16", "fp16"] = Field(
+    mixed_precision: Literal["no", "bf16"] = Field(
         "no", description="accelerate's mixed precision (paper: bf16)"
     )
     max_new_tokens: PositiveInt = Field(24, description="longest generated answer, in tokens")

@@ -55,7 +55,7 @@ ANSWER_SECONDS = 0.004
 EpochJournal = Callable[[int, int, dict[str, float]], None]
 SecondsDone = Callable[[float], None]
 
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Worker:
             loss = (answers + weighted_sum(output.losses, weights)).mean()
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
-        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        self.accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
         named = {name: float(value.detach().mean()) for name, value in output.losses.items()}
         return {"total": float(loss.detach()), "answer": float(answers.detach().mean()), **named}

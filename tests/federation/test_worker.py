@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from pilot_secure.config import ModelConfig, SimulationConfig, TrainingConfig
 from pilot_secure.data import ClientData
@@ -104,6 +105,25 @@ def test_training_lowers_the_loss(make_worker: Callable[..., Worker], samples: S
     epochs = train(worker, pilot_state(worker, 1), samples, 1)
     assert [epoch for epoch, _steps, _losses in epochs] == [1, 2, 3, 4, 5, 6]
     assert epochs[-1][2]["answer"] < epochs[0][2]["answer"] - 0.05
+
+
+def test_bf16_trains_and_answers(
+    tiny_base: Path, clients: list[ClientData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base in bf16, what is trained and sent in float32."""
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # one precision a process, else
+    model = ModelConfig(base=str(tiny_base), lora_rank=2, max_new_tokens=2, mixed_precision="bf16")
+    worker = Worker(model, TrainingConfig(batch_size=3, epochs=6), seed=0)
+    samples = worker.encode(clients[0].train)
+    assert samples.features[:].dtype == worker.model.dtype == torch.bfloat16
+    for stage in (1, 2):
+        state = pilot_state(worker, stage)
+        epochs = train(worker, state, samples, stage)
+        assert epochs[-1][2]["answer"] < epochs[0][2]["answer"] - 0.05
+        assert {t.dtype for t in state.text_adapter.values()} == {torch.float32}
+        assert {t.dtype for t in state.connector.state_dict().values()} == {torch.float32}
+        answers = worker.answer(state, clients[0].test)
+        assert len(answers) == 3 and any(answers)
 
 
 def test_label_and_seed_fix_the_result(
