@@ -60,7 +60,7 @@ class Bench:
         return score(client.metric, answers, client.test).value
 
     def _train(self, connector: Any, teachers: list[ClientData]) -> None:
-        features = torch.cat([self.cache.features(client.train) for client in teachers])
+        features = torch.cat([self.cache.features(client.train)[:] for client in teachers])
         tokenizer, samples = self.processor.tokenizer, []
         for client in teachers:
             asked, said = client.train["instruction"], client.train["answer"]

@@ -31,6 +31,7 @@ from pilot_secure.models import (
     Connector,
     ConnectorOutput,
     FeatureCache,
+    ImageFeatures,
     MixtureConnector,
     SingleConnector,
     TwoAdapterConnector,
@@ -63,7 +64,7 @@ class Samples:
     """A client's training samples: token ids, and the vision features [n, N, C] of their images."""
 
     encoded: list[EncodedSample]
-    features: Tensor
+    features: ImageFeatures
 
     def __len__(self) -> int:
         return len(self.encoded)

@@ -21,7 +21,7 @@ from pilot_secure.models.connectors import (
     TwoAdapterConnector,
     new_adapter,
 )
-from pilot_secure.models.features import FeatureCache, pixel_values
+from pilot_secure.models.features import FeatureCache, ImageFeatures, pixel_values
 from pilot_secure.models.losses import (
     difference_loss,
     load_balancing_loss,
@@ -42,6 +42,7 @@ __all__ = [
     "Connector",
     "ConnectorOutput",
     "FeatureCache",
+    "ImageFeatures",
     "MixtureConnector",
     "SingleConnector",
     "TwoAdapterConnector",

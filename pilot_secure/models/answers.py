@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pilot_secure.data.collate import IGNORED, AnswerBatch, prompt_batch
 from pilot_secure.models.base import image_outputs, llava_of
+from pilot_secure.models.features import ImageFeatures
 
 
 def answer_losses(model: nn.Module, batch: AnswerBatch, image_tokens: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ def generate_answers(
     processor: Any,
     connector: nn.Module,
     instructions: Sequence[str],
-    features: Tensor,
+    features: Tensor | ImageFeatures,
     *,
     max_new_tokens: int,
     batch_size: int = 64,

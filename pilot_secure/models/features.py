@@ -6,9 +6,11 @@ for as long as a run lasts; connector and language model then start from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Hashable
 from typing import Any
 
+import datasets
 import torch
 from datasets import Dataset
 from PIL import Image
@@ -27,38 +29,87 @@ def pixel_values(processor: Any, images: list[Image.Image]) -> Tensor:
     return values
 
 
-class FeatureCache:
-    """Vision features of whole datasets, kept on the CPU.
+class ImageFeatures:
+    """Features of a dataset's rows, [rows, N, C]; rows about one image share its features."""
 
-    A dataset costs rows × N × C values in the tower's precision: 18 KiB an image for the tiny
-    model, 1.1 MiB for LLaVA-1.5 in bf16. Datasets are told apart by their fingerprint, that is by
-    content and history, so a dataset that was filtered or shuffled is computed anew.
+    def __init__(self, images: list[Tensor], rows: Tensor) -> None:
+        self._images, self._rows = images, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows, N and C."""
+        return len(self), *self._images[0].shape
+
+    def __getitem__(self, rows: slice | list[int]) -> Tensor:
+        """Features of some rows, in their order: [len(rows), N, C], copied."""
+        return torch.stack([self._images[i] for i in self._rows[rows].tolist()])
+
+
+class FeatureCache:
+    """Vision features of whole datasets, kept on the CPU, once for each image.
+
+    An image costs N × C values in the tower's precision: 18 KiB for the tiny model, 1.1 MiB for
+    LLaVA-1.5 in bf16. Images are told apart by their path or, where a dataset holds their bytes,
+    by these; what several rows or datasets share is computed and kept once.
     """
 
     def __init__(self, model: nn.Module, processor: Any, *, batch_size: int = 64) -> None:
         self._model, self._processor, self._batch_size = model, processor, batch_size
-        self._features: dict[str, Tensor] = {}
+        self._images: list[Tensor] = []
+        self._places: dict[Hashable, int] = {}
+        self._datasets: dict[str, ImageFeatures] = {}
 
     def features(
         self, dataset: Dataset, progress: Callable[[int, int], None] | None = None
-    ) -> Tensor:
+    ) -> ImageFeatures:
         """Features of the column ``image``, in the dataset's order: [len(dataset), N, C].
 
-        ``progress`` is called with (images done, images in all).
+        ``progress`` is called with (new images done, new images in all).
+        Raises: ValueError for a dataset without rows.
         """
-        key = dataset._fingerprint
-        if key not in self._features:
-            self._features[key] = self._compute(dataset, progress)
-        return self._features[key]
-
-    def _compute(self, dataset: Dataset, progress: Callable[[int, int], None] | None) -> Tensor:
-        parts = []
-        for start in range(0, len(dataset), self._batch_size):
-            images = dataset[start : start + self._batch_size]["image"]
-            pixels = pixel_values(self._processor, list(images))
-            parts.append(vision_features(self._model, pixels).cpu())
-            if progress:
-                progress(start + len(images), len(dataset))
-        if not parts:
+        if not len(dataset):
             raise ValueError("a dataset without rows has no features")
-        return torch.cat(parts)
+        fingerprint = dataset._fingerprint
+        if fingerprint not in self._datasets:
+            keys = _image_keys(dataset)
+            new: dict[Hashable, int] = {}
+            for row, key in enumerate(keys):
+                if key not in self._places:
+                    new.setdefault(key, row)
+            self._add(dataset, list(new.items()), progress)
+            places = torch.tensor([self._places[key] for key in keys])
+            self._datasets[fingerprint] = ImageFeatures(self._images, places)
+        return self._datasets[fingerprint]
+
+    def _add(
+        self,
+        dataset: Dataset,
+        new: list[tuple[Hashable, int]],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Compute the features of images, given as (key, row), batch by batch."""
+        for start in range(0, len(new), self._batch_size):
+            batch = new[start : start + self._batch_size]
+            images = dataset[[row for _key, row in batch]]["image"]
+            pixels = pixel_values(self._processor, list(images))
+            for (key, _row), image in zip(
+                batch, vision_features(self._model, pixels).cpu(), strict=True
+            ):
+                self._places[key] = len(self._images)
+                self._images.append(image)
+            if progress:
+                progress(start + len(batch), len(new))
+
+
+def _image_keys(dataset: Dataset) -> list[Hashable]:
+    """What tells the images of rows apart, without decoding them."""
+    column = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
+    return [
+        image["path"]
+        if image["bytes"] is None
+        else hashlib.blake2b(image["bytes"], digest_size=16).digest()
+        for image in column["image"]
+    ]
