@@ -7,6 +7,7 @@ from pilot_secure.data.collate import (
     answer_batch,
     encode_samples,
     prompt_batch,
+    prompt_lengths,
 )
 from pilot_secure.data.scenarios import SCENARIOS, build_scenario
 from pilot_secure.data.schema import COLUMNS, ClientData, client_name
@@ -23,4 +24,5 @@ __all__ = [
     "client_name",
     "encode_samples",
     "prompt_batch",
+    "prompt_lengths",
 ]

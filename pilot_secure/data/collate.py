@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pilot_secure.data.prompts import IMAGE_TOKEN, conversation, prompt_text
+from pilot_secure.data.prompts import END_MARK, IMAGE_TOKEN, conversation, prompt_text
 
 IGNORED = -100
 
@@ -38,8 +38,16 @@ class AnswerBatch(NamedTuple):
         return AnswerBatch(*(tensor.to(device) for tensor in self))
 
 
-def _with_image_tokens(text: str, count: int) -> str:
-    return text.replace(IMAGE_TOKEN, IMAGE_TOKEN * count)
+def _for_tokenizer(tokenizer: Any, text: str, image_tokens: int) -> str:
+    """A text of the template with the tokenizer's own end mark and all of the image's tokens."""
+    text = text.replace(END_MARK, tokenizer.eos_token)
+    return text.replace(IMAGE_TOKEN, IMAGE_TOKEN * image_tokens)
+
+
+def prompt_lengths(tokenizer: Any, instructions: Sequence[str], image_tokens: int) -> list[int]:
+    """How many tokens the prompt of each instruction has, those of its image included."""
+    texts = [_for_tokenizer(tokenizer, prompt_text(asked), image_tokens) for asked in instructions]
+    return [len(ids) for ids in tokenizer(texts)["input_ids"]] if texts else []
 
 
 def encode_samples(
@@ -50,14 +58,14 @@ def encode_samples(
     *,
     max_length: int = 2048,
 ) -> list[EncodedSample]:
-    """Tokenise prompts with their answers, ``</s>`` included, each about one image.
+    """Tokenise prompts with their answers, end mark included, each about one image.
 
     What exceeds ``max_length`` is cut off at the end. Raises ValueError if that would leave no
     token of an answer.
     """
     pairs = list(zip(instructions, answers, strict=True))
-    prompts = [_with_image_tokens(prompt_text(asked), image_tokens) for asked, _ in pairs]
-    wholes = [_with_image_tokens(conversation([pair]), image_tokens) for pair in pairs]
+    prompts = [_for_tokenizer(tokenizer, prompt_text(asked), image_tokens) for asked, _ in pairs]
+    wholes = [_for_tokenizer(tokenizer, conversation([pair]), image_tokens) for pair in pairs]
     if not pairs:
         return []
     samples = []
@@ -95,6 +103,6 @@ def prompt_batch(
     tokenizer: Any, instructions: Sequence[str], image_tokens: int
 ) -> dict[str, Tensor]:
     """Prompts padded on the left for generation: input_ids and attention_mask, int64 [B, T]."""
-    texts = [_with_image_tokens(prompt_text(asked), image_tokens) for asked in instructions]
+    texts = [_for_tokenizer(tokenizer, prompt_text(asked), image_tokens) for asked in instructions]
     encoded = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
     return {name: encoded[name] for name in ("input_ids", "attention_mask")}

@@ -1,6 +1,8 @@
 """The prompts of LLaVA-1.5, word for word, and the conversation template around them.
 
-The same text goes to every checkpoint. ``FIXED_PHRASES`` lists the pieces that never vary; the
+The same text goes to every checkpoint, so they must be trained on LLaVA-1.5's Vicuna v1 template:
+the tiny default, and LLaVA-1.5 on Vicuna. Only the end mark is replaced by the tokenizer's own
+(``data.collate``). ``FIXED_PHRASES`` lists the pieces that never vary; the
 tiny default's tokenizer holds each of them as one token, so that a prompt stays short.
 """
 
@@ -9,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 IMAGE_TOKEN = "<image>"
+END_MARK = "</s>"
+"""What ends an answer in the template; a tokenizer's own end mark takes its place."""
 SYSTEM_LINE = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
@@ -73,10 +77,10 @@ def conversation(turns: Sequence[tuple[str, str | None]], *, with_image: bool = 
         image = f"{IMAGE_TOKEN}\n" if with_image and index == 0 else ""
         parts.append(f"{USER} {image}{instruction} {ASSISTANT}")
         if answer is not None:
-            parts.append(f"{answer}</s>")
+            parts.append(f"{answer}{END_MARK}")
         elif index + 1 < len(turns):
             raise ValueError(f"turn {index + 1} of {len(turns)} has no answer but is not the last")
-    return " ".join(parts).replace("</s> ", "</s>")
+    return " ".join(parts).replace(f"{END_MARK} ", END_MARK)
 
 
 def prompt_text(instruction: str) -> str:

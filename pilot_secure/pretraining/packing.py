@@ -17,7 +17,7 @@ from pilot_secure.data.tasks import Exchange
 
 
 class PackedExchange(NamedTuple):
-    """Token ids of the human turn, up to ``ASSISTANT:``, and of the answer, ``</s>`` included."""
+    """Token ids of the human turn, up to ``ASSISTANT:``, and of the answer, end mark included."""
 
     instruction: list[int]
     answer: list[int]
@@ -48,7 +48,7 @@ def tokenise(
     """Tokenise the exchanges of every image."""
     flat = [exchange for image in exchanges for exchange in image]
     asked = tokenizer([f"{e.instruction} {ASSISTANT}" for e in flat], add_special_tokens=False)
-    said = tokenizer([f"{e.answer}</s>" for e in flat], add_special_tokens=False)
+    said = tokenizer([e.answer + tokenizer.eos_token for e in flat], add_special_tokens=False)
     pairs = zip(asked["input_ids"], said["input_ids"], strict=True)
     packed = iter([PackedExchange(*pair) for pair in pairs])
     return [[next(packed) for _ in image] for image in exchanges]

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from pilot_secure.data import IGNORED, answer_batch, encode_samples, prompt_batch
+from pilot_secure.data import (
+    IGNORED,
+    answer_batch,
+    encode_samples,
+    prompt_batch,
+    prompt_lengths,
+)
+from pilot_secure.data.conversations import with_earlier_turns
 from pilot_secure.data.prompts import conversation, prompt_text
 from pilot_secure.models.tiny import build_tokenizer
 
@@ -49,8 +56,30 @@ def test_too_long_samples_are_cut_or_refused(tokenizer):
         encode_samples(tokenizer, INSTRUCTIONS[:1], ANSWERS[:1], 4, max_length=start)
 
 
+def test_every_answer_ends_with_the_tokenizers_own_end_mark():
+    """Those of earlier turns too, which the instruction holds in the template's words."""
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<stop>"})
+    stop = tokenizer.convert_tokens_to_ids("<stop>")
+    assert stop == tokenizer.eos_token_id != tokenizer.convert_tokens_to_ids("</s>")
+    second = with_earlier_turns([("Is it red?", "no")], "Is it blue?")
+    (sample,) = encode_samples(tokenizer, [second], ["yes"], 4)
+    assert sample.input_ids.count(stop) == 2 and sample.input_ids[-1] == stop
+    assert tokenizer.convert_tokens_to_ids("</s>") not in sample.input_ids
+    asked = prompt_batch(tokenizer, [second], 4)["input_ids"]
+    assert asked[0].tolist() == list(sample.input_ids[: sample.prompt_length])
+
+
+def test_prompt_lengths_are_those_of_the_prompts(tokenizer):
+    lengths = prompt_lengths(tokenizer, INSTRUCTIONS, 4)
+    assert lengths == prompt_batch(tokenizer, INSTRUCTIONS, 4)["attention_mask"].sum(1).tolist()
+    assert prompt_lengths(tokenizer, [], 4) == []
+
+
 class JoiningTokenizer:
     """Joins the last letter of the prompt to the answer's first, as subword tokenizers may."""
+
+    eos_token = "</s>"
 
     def __call__(self, texts):
         return {
