@@ -111,7 +111,7 @@ def test_a_question_is_asked_word_for_word_about_the_padded_image(
     def generate(model: Any, processor: Any, connector: Any, asked: Any, features: Any, **_: Any):
         square = expand_to_square(Image.open(wide_image), (127, 127, 127))
         seen["expected"] = vision_features(model, pixel_values(processor, [square]))
-        seen["asked"], seen["features"], seen["connector"] = list(asked), features, connector
+        seen["asked"], seen["features"], seen["connector"] = list(asked), features[:], connector
         return ["a red square"]
 
     monkeypatch.setattr(worker_module, "generate_answers", generate)
