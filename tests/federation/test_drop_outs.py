@@ -12,9 +12,9 @@ import torch
 import yaml
 from conftest import NINE, SIX, FinishedRun, merged
 
+from pilot_secure.errors import FederationError
 from pilot_secure.federation import messages as federation
 from pilot_secure.federation.faults import FaultyTransport
-from pilot_secure.federation.server import FederationError
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.simulate import main
 from pilot_secure.transcript import read_head, read_payload, read_transcript
@@ -61,7 +61,7 @@ def test_a_schedule_in_yaml_runs_to_the_end(
     assert main(["--config", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "run")]) == 0
     summary = RunFolder.open(tmp_path / "run").read_summary()
     assert summary.status == "finished"
-    told = [d.model_dump(exclude={"attempt"}) for d in summary.drop_outs]
+    told = [d.model_dump(exclude={"attempt", "fault"}) for d in summary.drop_outs]
     assert told == schedule
     assert {d.attempt for d in summary.drop_outs} == {0}
     assert all(c.after_aggregation is not None for c in summary.clients)
@@ -128,7 +128,7 @@ def test_below_the_threshold_the_run_fails_in_a_sentence(
     settings = merged(NINE, SIX, schedule, {"model": {"base": str(tiny_base)}})
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     run = tmp_path / "run"
-    assert main(["--config", str(tmp_path / "run.yaml"), "--out", str(run)]) == 2
+    assert main(["--config", str(tmp_path / "run.yaml"), "--out", str(run)]) == 3
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(error) == 1
     assert "round 1, stage 1" in error[0]
@@ -143,10 +143,11 @@ def test_below_the_threshold_the_run_fails_in_a_sentence(
 def test_a_second_attempt_succeeds_where_the_first_was_aborted(
     run_tiny: Callable[..., FinishedRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def vanishes(self: FaultyTransport, phase: Any, client: str) -> bool:
-        return phase.attempt == 0 and phase.name == "select" and client < "client-04"
+    def fault(self: FaultyTransport, phase: Any, client: str) -> str | None:
+        gone = phase.attempt == 0 and phase.name == "select" and client < "client-04"
+        return "vanished" if gone else None
 
-    monkeypatch.setattr(FaultyTransport, "_vanishes", vanishes)
+    monkeypatch.setattr(FaultyTransport, "_fault", fault)
     run = run_tiny(SIX)
     first, second = run.simulation.server.events.reports
     assert (first.parameters.attempt, second.parameters.attempt) == (0, 1)
