@@ -149,6 +149,10 @@ class ModelConfig(Section):
     mixed_precision: Literal["no", "bf16"] = Field(
         "no", description="accelerate's mixed precision (paper: bf16)"
     )
+    max_length: PositiveInt = Field(
+        2048,
+        description="longest prompt with its answer, in tokens; answers are cut off there",
+    )
     max_new_tokens: PositiveInt = Field(24, description="longest generated answer, in tokens")
 
 

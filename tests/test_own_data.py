@@ -145,6 +145,16 @@ def test_too_many_broken_images_stop_the_command_and_leave_no_run(
     assert not out.exists() or not list(out.iterdir())
 
 
+def test_a_conversation_too_long_for_the_model_is_one_sentence(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", str(CONFIG), "--base", str(tiny_base), "--max-length", "48"]
+    assert simulate.main([*words, "--out", str(tmp_path / "run")]) == 2
+    *_progress, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: data of north: the prompt of sample ")
+    assert "expected fewer than model.max_length = 48" in line
+
+
 def test_paths_are_relative_to_the_working_folder(
     tiny_base: Path,
     tmp_path: Path,

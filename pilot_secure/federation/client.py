@@ -82,7 +82,7 @@ class FederationClient:
         self._journal = journal
         self._guard = MemoryGuard()
         self._start = method.start(worker)
-        self._samples = worker.encode(data.train)
+        self._samples = worker.encode(data)
         self._place: _Place | None = None
         self._machine: AggregationClient | None = None
         self._previous_results = bytes(32)

@@ -23,8 +23,14 @@ from transformers import get_cosine_schedule_with_warmup
 
 from pilot_secure.adapter_files import ConnectorDescription
 from pilot_secure.config import ModelConfig, TrainingConfig
-from pilot_secure.data import ClientData, EncodedSample, answer_batch, encode_samples
-from pilot_secure.errors import RunFolderError
+from pilot_secure.data import (
+    ClientData,
+    EncodedSample,
+    answer_batch,
+    encode_samples,
+    prompt_lengths,
+)
+from pilot_secure.errors import DataError, RunFolderError
 from pilot_secure.federation.state import ClientState, TensorDict
 from pilot_secure.metrics import MetricScore, score
 from pilot_secure.models import (
@@ -112,16 +118,35 @@ class Worker:
         """The base model without any adapter."""
         return ClientState(text_adapter=self.initial_text_adapter())
 
-    def encode(self, dataset: Dataset) -> Samples:
-        """Tokenise a training set, and compute its vision features once."""
-        features = self._cache.features(dataset)
+    def encode(self, data: ClientData) -> Samples:
+        """Tokenise a client's training set, and compute its vision features once.
+
+        Raises: DataError if a prompt, of training or of test, leaves an answer no room.
+        """
+        features = self._cache.features(data.train)
+        self._check_prompts(data, features.shape[1])
         encoded = encode_samples(
             self.processor.tokenizer,
-            dataset["instruction"],
-            dataset["answer"],
+            data.train["instruction"],
+            data.train["answer"],
             features.shape[1],
+            max_length=self._config.max_length,
         )
         return Samples(encoded, features)
+
+    def _check_prompts(self, data: ClientData, image_tokens: int) -> None:
+        limit = self._config.max_length
+        for dataset in (data.train, data.test):
+            lengths = prompt_lengths(self.processor.tokenizer, dataset["instruction"], image_tokens)
+            too_long = [row for row, length in enumerate(lengths) if length >= limit]
+            if too_long:
+                row = too_long[0]
+                others = f" ({len(too_long) - 1} more are too long)" if too_long[1:] else ""
+                raise DataError(
+                    f"data of {data.name}: the prompt of sample {dataset['id'][row]} has "
+                    f"{lengths[row]} tokens{others}, expected fewer than model.max_length = "
+                    f"{limit}, so that an answer fits."
+                )
 
     def train(
         self,

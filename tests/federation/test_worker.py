@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 from pilot_secure.config import ModelConfig, SimulationConfig, TrainingConfig
-from pilot_secure.data import ClientData
+from pilot_secure.data import ClientData, prompt_lengths
+from pilot_secure.errors import DataError
 from pilot_secure.federation.methods import Local, Pilot
 from pilot_secure.federation.state import ClientState
 from pilot_secure.federation.worker import Samples, Worker
@@ -46,7 +48,7 @@ def worker(make_worker: Callable[..., Worker]) -> Worker:
 
 @pytest.fixture(scope="module")
 def samples(worker: Worker, clients: list[ClientData]) -> Samples:
-    return worker.encode(clients[0].train)
+    return worker.encode(clients[0])
 
 
 def train(worker: Worker, state: ClientState, samples: Samples, stage: int, label: str = "c/1"):
@@ -114,7 +116,7 @@ def test_bf16_trains_and_answers(
     monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # one precision a process, else
     model = ModelConfig(base=str(tiny_base), lora_rank=2, max_new_tokens=2, mixed_precision="bf16")
     worker = Worker(model, TrainingConfig(batch_size=3, epochs=6), seed=0)
-    samples = worker.encode(clients[0].train)
+    samples = worker.encode(clients[0])
     assert samples.features[:].dtype == worker.model.dtype == torch.bfloat16
     for stage in (1, 2):
         state = pilot_state(worker, stage)
@@ -168,6 +170,35 @@ def test_every_sample_is_used_once_in_each_epoch(
     assert sorted(first) == sorted(second) == list(range(7))
     assert first != second
     assert [steps for _epoch, steps, _losses in epochs] == [3, 3]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_prompt_without_room_for_an_answer_is_refused(
+    tiny_base: Path, clients: list[ClientData], split: str
+) -> None:
+    """The limit is the longest prompt's: one token more and everything fits."""
+    data, tokens = clients[0], 36
+    lent = Worker(ModelConfig(base=str(tiny_base), lora_rank=2), TrainingConfig(), seed=0)
+    lengths = {
+        name: prompt_lengths(lent.processor.tokenizer, rows["instruction"], tokens)
+        for name, rows in (("train", data.train), ("test", data.test))
+    }
+    limit = max(*lengths["train"], *lengths["test"]) + 1
+
+    def worker_with(max_length: int) -> Worker:
+        model = ModelConfig(base=str(tiny_base), lora_rank=2, max_length=max_length)
+        return Worker(model, TrainingConfig(), seed=0)
+
+    encoded = worker_with(limit).encode(data).encoded
+    assert max(len(sample.input_ids) for sample in encoded) <= limit
+    asked = [*getattr(data, split)["instruction"]]
+    asked[2] = " ".join(["What"] * limit)
+    longer = getattr(data, split).remove_columns("instruction").add_column("instruction", asked)
+    with pytest.raises(DataError) as caught:
+        worker_with(limit).encode(replace(data, **{split: longer}))
+    sample, sentence = longer["id"][2], str(caught.value)
+    assert sentence.startswith(f"data of {data.name}: the prompt of sample {sample} has ")
+    assert f"expected fewer than model.max_length = {limit}, so" in sentence
 
 
 def test_learning_rates_are_each_stages_own(
