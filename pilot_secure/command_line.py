@@ -8,12 +8,16 @@ the command line win over it. A field with `json_schema_extra={"positional": Tru
 argument without a name.
 
 All problems of a file and a command line are reported together, one sentence each.
+
+Exit codes of a command: 0, or what the command itself returns; 2 for a person's mistake, 3 for a
+federation that could not go on, each told in a sentence; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -25,12 +29,12 @@ from pydantic import BaseModel
 from pilot_secure.config_checks import validate
 from pilot_secure.config_fields import Leaf, bounds, from_text, has_default, leaves, metavar
 from pilot_secure.config_file import read_config_file
-from pilot_secure.errors import ConfigError, UsageError, is_callers_mistake, os_sentence
+from pilot_secure.errors import ConfigError, ToldError, UsageError, is_callers_mistake, os_sentence
 
 Config = TypeVar("Config", bound=BaseModel)
 Arguments = ParamSpec("Arguments")
 
-USAGE_ERROR = 2
+_VALUE_FOR_FLAG = re.compile(r"argument (--[\w-]+)/(--no-[\w-]+): ignored explicit argument (.*)")
 INTERRUPTED = 130
 _FLAG_WORDS = {"True": "yes", "False": "no"}
 
@@ -39,6 +43,10 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser that raises instead of printing a usage text and leaving."""
 
     def error(self, message: str) -> NoReturn:
+        flag = _VALUE_FOR_FLAG.fullmatch(message)
+        if flag:
+            yes, no, value = flag.groups()
+            raise ConfigError([f"{yes} is {value}: expected {yes} or {no}, without a value."])
         raise ConfigError([f"{message[0].lower()}{message[1:]}."])
 
 
@@ -197,8 +205,9 @@ def _unknown_arguments(rest: list[str], options: list[str]) -> list[str]:
 def main(function: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
     """Wrap a command: its exit code is returned, and a person's mistakes become one sentence.
 
-    UsageError, and OSError where the disk or its permissions are the cause: the sentence on
-    standard error, code 2. Ctrl-C: code 130. Anything else is a defect and keeps its traceback.
+    ToldError: its sentence on standard error and its code, 2 for a UsageError, 3 for a
+    FederationError. OSError where the disk or its permissions are the cause: a sentence, code 2.
+    Ctrl-C: code 130. Anything else is a defect and keeps its traceback.
     Use as `raise SystemExit(main())`.
     """
 
@@ -206,12 +215,12 @@ def main(function: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
         try:
             return function(*args, **kwargs) or 0
-        except UsageError as error:
-            return _complain(str(error))
+        except ToldError as error:
+            return _complain(str(error), error.exit_code)
         except OSError as error:
             if not is_callers_mistake(error):
                 raise
-            return _complain(os_sentence(error))
+            return _complain(os_sentence(error), UsageError.exit_code)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return INTERRUPTED
@@ -219,7 +228,7 @@ def main(function: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
     return run
 
 
-def _complain(sentences: str) -> int:
+def _complain(sentences: str, exit_code: int) -> int:
     for line in sentences.splitlines():
         print(f"error: {line}", file=sys.stderr)
-    return USAGE_ERROR
+    return exit_code

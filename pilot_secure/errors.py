@@ -1,20 +1,24 @@
 """The errors that a person, rather than a program, has to put right.
 
-    UsageError                   a mistake of whoever started the command: exit code 2
-    ├── ConfigError              configuration file or command line (pilot_secure.command_line)
-    ├── RunFolderError           a run folder that cannot be made, written or read (run_folder)
-    │   └── TranscriptError      a transcript whose chain or payloads do not fit (transcript)
-    ├── DataError                the user's own data (data.conversations, data.images)
-    └── MetricError              a metric that does not fit its records (metrics)
+    ToldError                    told in a sentence, without a traceback
+    ├── UsageError               a mistake of whoever started the command: exit code 2
+    │   ├── ConfigError          configuration file or command line (pilot_secure.command_line)
+    │   ├── RunFolderError       a run folder that cannot be made, written or read (run_folder)
+    │   │   └── TranscriptError  a transcript whose chain or payloads do not fit (transcript)
+    │   ├── DataError            the user's own data (data.conversations, data.images)
+    │   ├── CheckpointError      a base model that cannot be loaded (models.base)
+    │   └── MetricError          a metric that does not fit its records (metrics)
+    └── FederationError          a run that could not go on (federation.server): exit code 3
 
 The text of a `UsageError` is one sentence (one line per problem where several are reported
 together) that names the field or file, what it held and what was expected.
-`pilot_secure.command_line.exit_on_error` prints it without a traceback.
+`pilot_secure.command_line.main` prints what a `ToldError` says and ends with its exit code.
 """
 
 from __future__ import annotations
 
 import errno
+from typing import ClassVar
 
 _SYSTEM_SENTENCES = {
     errno.ENOSPC: "the disk is full",
@@ -26,8 +30,22 @@ _SYSTEM_SENTENCES = {
 }
 
 
-class UsageError(Exception):
+class ToldError(Exception):
+    """What ends a command with one sentence and `exit_code`, and no traceback."""
+
+    exit_code: ClassVar[int]
+
+
+class UsageError(ToldError):
     """A mistake of the caller, told in one sentence: what was given and what was expected."""
+
+    exit_code = 2
+
+
+class FederationError(ToldError):
+    """The run cannot go on: an aggregation failed in every attempt."""
+
+    exit_code = 3
 
 
 class ConfigError(UsageError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pilot_secure.engines import PhaseKey
-from pilot_secure.errors import UsageError
+from pilot_secure.errors import FederationError
 from pilot_secure.federation.agreement import Agreement
 from pilot_secure.federation.clear import aggregate_in_clear
 from pilot_secure.federation.messages import (
@@ -31,10 +31,6 @@ from pilot_secure.summary import Moment
 from protocols import AggregationReport, AggregationServer, Entropy, Identity
 
 EXCHANGE_TIMEOUT_S = 3600.0
-
-
-class FederationError(UsageError):
-    """The run cannot go on: an aggregation failed in every attempt."""
 
 
 @dataclass
