@@ -74,9 +74,9 @@ MetricName = Annotated[str, AfterValidator(_metric_name)]
 
 
 class Section(BaseModel):
-    """A frozen group of fields; an unknown field is an error."""
+    """A frozen group of fields; an unknown field or a number that is not finite is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ClientFilesConfig(Section):

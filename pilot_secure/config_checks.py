@@ -163,6 +163,8 @@ class _Names:
             return f"{where} is missing: expected {expected}."
         if detail["type"] in ("value_error", "assertion_error"):
             expected = str(detail.get("ctx", {}).get("error", detail["msg"])).rstrip(".")
+        if detail["type"] == "finite_number":
+            expected = expected.replace("a number", "a finite number")
         value = json.dumps(detail["input"], ensure_ascii=False, default=str)
         if len(value) > _SHOWN_CHARACTERS:
             value = value[:_SHOWN_CHARACTERS] + "…"
