@@ -139,6 +139,10 @@ def leakage_lines(summary: Summary) -> list[str]:
         f"{vector.replace('_', ' ')} ({entry['victim']}, round {entry['round']})"
         for (size, vector), entry in sorted(worst.items())
     ]
+    if lines:
+        lines.append(
+            "leakage: leverage 1: determined; 0: nothing beyond what the others' vectors cover"
+        )
     if "distances" in extra:
         bits = extra["distances"]["malicious_bits_per_victim_and_aggregation"]
         lines.append(
