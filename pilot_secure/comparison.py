@@ -1,8 +1,9 @@
 """How far two runs lie apart: adapters, scores, selections, configuration.
 
 Run A is the one that differences are relative to. A secure run and a clear one that replays its
-selection differ by the fixed point alone; with a selection of its own, a clear run may choose
-another neighbour where two distances are nearly equal, which `SelectionDifference` shows.
+selection are equal to the last bit, for both then add what is rounded to one fixed point; with a
+selection of its own, a clear run may choose another neighbour where two distances are nearly
+equal, which `SelectionDifference` shows.
 """
 
 from __future__ import annotations

@@ -73,11 +73,6 @@ class RunFolder:
         """The resolved configuration."""
         return self.path / "config.yaml"
 
-    @property
-    def transcript_path(self) -> Path:
-        """The transcript; payloads lie in `payloads/` beside it."""
-        return self.path / "transcript.jsonl"
-
     def adapter_folder(self, client: str) -> Path:
         """Where a client's adapters lie."""
         return self.path / "adapters" / client

@@ -1,6 +1,6 @@
 """What a federated method has to say: what is trained, what is sent, how it is combined.
 
-There is one training loop (``federation.training``) and one aggregation (``federation.clear`` or
+There is one training loop (``federation.worker``) and one aggregation (``federation.clear`` or
 ``protocols``); a method only names its stages, its sums, and what a client does with the result.
 """
 
