@@ -48,7 +48,8 @@ def save_text_adapter(
     """Write a LoRA in PEFT's format.
 
     `state` is named as by `peft.get_peft_model_state_dict`, without the adapter's name; names
-    with ".default" lose it. `base` is the base model's path or hub id.
+    with ".default" lose it. `base` is the base model as the user named it: a
+    folder, a hub id or the shipped one's name.
     Raises: RunFolderError if a file cannot be written; ValueError if `state` holds anything but
     LoRA matrices.
     """

@@ -1,4 +1,8 @@
-"""Run a simulated federation: ``python -m pilot_secure.simulate --secure-agg``."""
+"""Run a simulated federation: ``python -m pilot_secure.simulate --secure-agg``.
+
+Exit codes: 0 for a finished run; 2 for a mistake in what was asked for; 3 for a federation that
+could not go on, as where too many clients dropped out; 130 after Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from pilot_secure import command_line
 from pilot_secure.config import SimulationConfig
 from pilot_secure.libraries import quieten_libraries
 from pilot_secure.run_folder import RunFolder
+from pilot_secure.summary import StartOfRun
 
 PROGRAM = "python -m pilot_secure.simulate"
 DESCRIPTION = (
@@ -25,6 +30,7 @@ DESCRIPTION = (
 @command_line.main
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the simulation that the command line asks for."""
+    started = StartOfRun()
     arguments = list(sys.argv[1:] if argv is None else argv)
     config = command_line.parse(
         SimulationConfig, arguments, program=PROGRAM, description=DESCRIPTION
@@ -35,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = RunFolder.create(config.run.out, config.run_name)
     _announce(console, config, folder)
     try:
-        simulate(config, folder, console, command=command)
+        simulate(config, folder, console, command=command, started=started)
     finally:
         if not was_there:
             with contextlib.suppress(OSError):  # a run that was refused before it wrote anything
@@ -71,13 +77,19 @@ def _mode(config: SimulationConfig) -> str:
 
 
 def simulate(
-    config: SimulationConfig, folder: RunFolder, console: Console, *, command: str
+    config: SimulationConfig,
+    folder: RunFolder,
+    console: Console,
+    *,
+    command: str,
+    started: StartOfRun | None = None,
 ) -> None:
     """Run a configuration into an empty run folder and print its tables.
 
-    ``command`` is written beside the resolved configuration. The folder stays empty until data
-    and model are loaded.
+    ``command`` is written beside the resolved configuration. The folder stays empty until every
+    client is built. The run's wall time counts from ``started`` (default: from here).
     """
+    started = started or StartOfRun()
     from pilot_secure.progress import RunProgress
     from pilot_secure.reporting import print_report, report_console
     from pilot_secure.simulation import prepare
@@ -85,7 +97,7 @@ def simulate(
     quieten_libraries()
     with RunProgress(console) as progress:
         progress.describe("loading data and model")
-        simulation = prepare(config, folder, progress)
+        simulation = prepare(config, folder, progress, started=started)
         folder.write_config(config, command=command)
         with folder.recording(simulation.summary):
             simulation.run()

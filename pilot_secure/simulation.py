@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-import time
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Any
 
 from pilot_secure.adapter_files import save_connector, save_text_adapter
@@ -34,6 +32,7 @@ from pilot_secure.summary import (
     DropOut,
     Leakage,
     PhaseSummary,
+    StartOfRun,
     Summary,
     installed_versions,
     peak_memory_bytes,
@@ -57,8 +56,7 @@ class Simulation:
     worker: Worker
     transcript: TranscriptWriter
     reports: list[FileReport]
-    started: datetime
-    start: float = field(default_factory=time.monotonic)
+    started: StartOfRun
 
     def summary(self) -> Summary:
         """Return what is known so far."""
@@ -71,8 +69,8 @@ class Simulation:
             seed=config.run.seed,
             secure_agg=config.security.secure_agg,
             versions=installed_versions(),
-            started_utc=self.started.isoformat(timespec="seconds"),
-            wall_seconds=time.monotonic() - self.start,
+            started_utc=self.started.utc.isoformat(timespec="seconds"),
+            wall_seconds=self.started.seconds_since(),
             peak_memory_bytes=peak_memory_bytes(),
             clients=tuple(self._client_summary(client) for client in self.clients.values()),
             phases=tuple(
@@ -150,7 +148,7 @@ class Simulation:
                 folder,
                 self.worker.lora_config,
                 client.state.text_adapter,
-                base=self.worker.base_path,
+                base=self.config.model.base,
             )
             description, tensors = self.worker.describe_connector(client.state)
             save_connector(folder, description, tensors)
@@ -201,13 +199,19 @@ def load_data(config: SimulationConfig) -> tuple[list[ClientData], list[FileRepo
     return clients, []
 
 
-def prepare(config: SimulationConfig, folder: RunFolder, progress: RunProgress) -> Simulation:
-    """Build every party of the run.
+def prepare(
+    config: SimulationConfig,
+    folder: RunFolder,
+    progress: RunProgress,
+    *,
+    started: StartOfRun | None = None,
+) -> Simulation:
+    """Build every party of the run, whose time counts from ``started`` (default: from here).
 
-    Nothing is written before data and model are loaded.
+    Nothing is written before every client is built.
     Raises: UsageError where they cannot be, or do not fit the configuration.
     """
-    started = datetime.now(UTC)
+    started = started or StartOfRun()
     replay = config.federation.replay_selection
     replayed = ReplayedSelections.read(replay) if replay is not None else None
     data, reports = load_data(config)
@@ -226,7 +230,6 @@ def prepare(config: SimulationConfig, folder: RunFolder, progress: RunProgress) 
     identities = [Identity.generate(client.name, entropy) for client in data]
     server_identity = Identity.generate(SERVER, entropy)
     roster = Roster.of(server_identity, identities)
-    folder.write_json("roster.json", roster)
     agreement = Agreement(
         run_id=f"run-{secrets.token_hex(8)}",
         config=config,
@@ -244,6 +247,7 @@ def prepare(config: SimulationConfig, folder: RunFolder, progress: RunProgress) 
         identity.name: FederationClient(identity, agreement, client, method, worker, journal)
         for identity, client in zip(identities, data, strict=True)
     }
+    folder.write_json("roster.json", roster)
     faults = FaultyTransport(
         InProcessTransport({name: client.handle for name, client in clients.items()}),
         schedule=config.security.dropouts,

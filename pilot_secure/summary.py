@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Literal
 
@@ -101,6 +104,18 @@ class Summary(_Record):
     def to_json(self) -> bytes:
         """UTF-8 JSON, indented, ending in a line break."""
         return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class StartOfRun:
+    """The moment a run began, by the calendar and by the clock that never jumps (seconds)."""
+
+    utc: datetime = field(default_factory=lambda: datetime.now(UTC))
+    monotonic: float = field(default_factory=time.monotonic)
+
+    def seconds_since(self) -> float:
+        """Seconds of wall time since then."""
+        return time.monotonic() - self.monotonic
 
 
 class TrainingRecord(_Record):

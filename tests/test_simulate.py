@@ -52,6 +52,12 @@ BAD = {
         ["--rounds", "many"],
         r'--rounds is "many": expected an integer, at least 1',
     ),
+    "a number without end": (["--clip", "inf"], r"--clip is Infinity: expected a finite number"),
+    "no number": (["--learning-rate-stage1", "nan"], r"stage1 is NaN: expected a finite number"),
+    "a value for yes or no": (
+        ["--secure-agg=yes"],
+        r"--secure-agg is 'yes': expected --secure-agg or --no-secure-agg, without a value",
+    ),
     "a number below its bound": (["--rounds", "0"], r"--rounds .*0.* expected .*1"),
     "none of the choices": (["--method", "fedsgd"], r"--method .*fedsgd.*pilot"),
     "a configuration that is missing": (
@@ -185,6 +191,28 @@ def test_the_default_command_line_prints_its_tables(
     assert adapters_of(again) == adapters_of(out)
 
 
+def test_the_wall_time_counts_from_the_command(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = Worker.__init__
+
+    def slow(self: Worker, *args: object, **options: object) -> None:
+        loading.append(time.monotonic())
+        time.sleep(1.0)
+        build(self, *args, **options)
+        loading.append(time.monotonic())
+
+    loading: list[float] = []
+    monkeypatch.setattr(Worker, "__init__", slow)
+    began = time.monotonic()
+    assert main(tiny(tiny_base, tmp_path / "run", "--method", "local")) == 0
+    whole = time.monotonic() - began
+    after_loading = time.monotonic() - loading[1]
+    seconds = RunFolder.open(tmp_path / "run").read_summary().wall_seconds
+    assert after_loading < seconds <= whole
+    assert seconds > whole - 0.9  # so the second of loading is in it
+
+
 def adapters_of(run: Path) -> dict[str, bytes]:
     files = (run / "adapters").rglob("*.safetensors")
     return {str(file.relative_to(run)): file.read_bytes() for file in files}
@@ -237,6 +265,16 @@ def test_saved_adapters_load_with_plain_peft(secure_run: FinishedRun, tiny_base:
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
     settings = json.loads((folder / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == str(tiny_base)
+
+
+def test_saved_adapters_name_the_base_as_the_user_did(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pilot_secure.models.base.SHIPPED_CHECKPOINT", tiny_base)
+    assert main([*TINY, "--rounds", "1", "--out", "run"]) == 0  # no --base: the shipped one
+    settings = json.loads((tmp_path / "run/adapters/client-01/adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "tiny-llava"
 
 
 def test_saved_connectors_are_restored_bit_for_bit(secure_run: FinishedRun) -> None:
@@ -330,13 +368,14 @@ def test_ctrl_c_during_training_leaves_a_run_that_says_so(
     assert all(c.before is not None and c.after_local is None for c in summary.clients)
 
 
+@pytest.mark.parametrize("step", ["__init__", "encode"])
 def test_ctrl_c_while_loading_leaves_nothing(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def interrupted(self: Worker, *args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Worker, "__init__", interrupted)
+    monkeypatch.setattr(Worker, step, interrupted)
     (tmp_path / "mine").mkdir()
     for name in ("run", "mine"):
         assert main(tiny(tiny_base, tmp_path / name)) == 130
