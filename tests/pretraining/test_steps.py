@@ -1,3 +1,5 @@
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -157,10 +159,40 @@ def test_the_card_holds_the_figures():
 
 
 def test_the_shipped_checkpoint_is_not_overwritten_unasked(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        pretrain.main([])
-    assert stopped.value.code == 2
-    assert "--out is needed" in capsys.readouterr().err
+    assert pretrain.main([]) == 2
+    assert capsys.readouterr().err.startswith("error: --out is needed")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--out", "new", "--images", "0"], "--images: expected a whole number, at least 1"),
+        (["--out", "new", "--seed", "-1"], "argument --seed: expected"),
+        (["--out", "new", "--answer-steps", "1"], "--answer-steps: expected 3 arguments"),
+        (["--out", "new", "--steps", "5"], "unrecognized arguments: --steps 5"),
+        (["--out", "taken"], "argument --out: expected a folder, taken is a file"),
+        (["--evaluate", "--out", "new"], "new/recipe.json: there is no such file or folder"),
+        (["--evaluate", "--out", "empty"], "model.base: expected a LLaVA checkpoint"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "recipe.json").write_text("{}")
+    assert pretrain.main([*words, "--threads", "1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and sentence in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "tower.pt")
+
+    monkeypatch.setattr(pretrain, "_pretrain", full)
+    assert pretrain.main(["--out", str(tmp_path / "new"), "--threads", "1"]) == 2
+    assert capsys.readouterr().err == "error: tower.pt: the disk is full.\n"
 
 
 def test_packed_exchange_kinds_cover_every_task(pool):
