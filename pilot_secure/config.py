@@ -199,7 +199,7 @@ class FederationConfig(Section):
         description="stage 1 in round 1 and stage 2 after it, or both stages in every round",
     )
     participation: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="share of the clients taking part in a round"
+        1.0, description="share of each task's clients taking part in a round, at least one"
     )
     num_neighbours: PositiveInt = Field(
         6, description="M, text adapters that a client's own is combined with (Eq. 11)"
@@ -213,6 +213,10 @@ class FederationConfig(Section):
     evaluate: Literal["last", "every_round"] = Field(
         "last", description="when the clients' models are scored"
     )
+
+    def taking_part(self, clients: int) -> int:
+        """How many of a task's clients take part in a round, at least one."""
+        return max(1, round(clients * self.participation))
 
 
 class DropoutConfig(Section):
@@ -328,7 +332,7 @@ class SimulationConfig(Section):
     @property
     def cohort_size(self) -> int:
         """Clients that take part in a round."""
-        return max(1, round(self.num_clients * self.federation.participation))
+        return sum(map(self.federation.taking_part, self.task_sizes().values()))
 
     @property
     def run_name(self) -> str:

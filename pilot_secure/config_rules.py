@@ -118,9 +118,28 @@ def _security_problems(config: SimulationConfig) -> list[str]:
             for task, size in config.task_sizes().items()
             if size < security.min_contributors
         ]
+    problems += _participation_problems(config)
     if config.federation.num_neighbours < security.min_contributors - 1:
         problems.append(
             f"federation.num_neighbours is {config.federation.num_neighbours}: expected at least "
             f"security.min_contributors - 1 = {security.min_contributors - 1} under secure_agg"
         )
     return problems
+
+
+def _participation_problems(config: SimulationConfig) -> list[str]:
+    """A share that leaves a task with enough clients too few of them in every round."""
+    federation, minimum = config.federation, config.security.min_contributors
+    short = {
+        task: size
+        for task, size in config.task_sizes().items()
+        if federation.taking_part(size) < minimum <= size
+    }
+    if not short:
+        return []
+    size = min(short.values())
+    return [
+        f"federation.participation is {federation.participation}: expected a share that keeps at "
+        f"least security.min_contributors = {minimum} clients of every task in a round under "
+        f"secure_agg, it keeps {federation.taking_part(size)} of {size}"
+    ]

@@ -43,11 +43,31 @@ def test_defaults_are_the_embedded_federation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("participation", "size"), [(1.0, 9), (0.67, 6), (0.5, 4), (0.34, 3), (0.001, 1)]
+    ("participation", "size"), [(1.0, 9), (0.67, 6), (0.5, 6), (0.34, 3), (0.001, 3)]
 )
 def test_a_share_of_the_clients_takes_part(participation: float, size: int) -> None:
     local = {"federation": {"method": "local", "participation": participation}}
     assert build(local).cohort_size == size
+
+
+def test_a_share_is_of_every_task() -> None:
+    """round(0.4 * 6) = 2 of one task, and at least 1 of the task with 1: of all, round(2.8)."""
+    own = own_clients("read", "draw", split_into=6, task="read")
+    assert build(own, {"federation": {"participation": 0.4}}).cohort_size == 2 + 1
+    assert build(own, {"federation": {"participation": 0.1}}).cohort_size == 1 + 1
+
+
+def test_a_share_keeps_the_contributors_that_hide_each_other() -> None:
+    share = {"federation": {"participation": 0.67}}
+    (problem,) = problems(SECURE, share, {"federation": {"num_neighbours": 5}})
+    assert problem.startswith("federation.participation is 0.67: expected a share that keeps at")
+    assert "least security.min_contributors = 3 clients of every task" in problem
+    assert problem.endswith("it keeps 2 of 3")
+    five = {"data": {"clients_per_task": 5}}
+    assert build(SECURE, share, five).cohort_size == 9
+    clear = build(share, {"federation": {"num_neighbours": 5}})
+    assert clear.cohort_size == 6
+    assert build(clear.model_dump(), five, SECURE, VISIBLE).num_clients == 15
 
 
 def test_clients_are_counted_by_task() -> None:

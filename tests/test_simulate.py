@@ -69,12 +69,16 @@ BAD = {
         r"federation\.num_neighbours is 9: expected fewer than the 9 clients",
     ),
     "more neighbours than take part": (
-        ["--participation", "0.5", "--num-neighbours", "4"],
-        r"num_neighbours is 4: expected fewer than the 4 clients",
+        ["--participation", "0.34", "--num-neighbours", "4"],
+        r"num_neighbours is 4: expected fewer than the 3 clients",
     ),
     "a task of two": (
         ["--secure-agg", "--clients-per-task", "2", "--num-neighbours", "3"],
         r"clients_per_task is 2: expected at least security\.min_contributors = 3",
+    ),
+    "a share of too few to hide among": (
+        ["--secure-agg", "--participation", "0.67", "--num-neighbours", "5"],
+        r"federation\.participation is 0\.67: expected a share .* it keeps 2 of 3",
     ),
     "a threshold that opens twice": (
         ["--secure-agg", "--threshold", "5"],

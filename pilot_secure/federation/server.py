@@ -91,11 +91,19 @@ class FederationServer:
                     self._evaluate("after_aggregation", round_number, stage, everybody)
 
     def _cohort(self, round_number: int) -> tuple[str, ...]:
-        """Draw the clients of a round; the same seed draws the same clients."""
+        """Draw a round's share of each task's clients; the same seed draws the same clients."""
         config = self._agreement.config
-        everybody = list(self._agreement.tasks)
         generator = random.Random(f"cohort/{config.run.seed}/{round_number}")
-        return tuple(sorted(generator.sample(everybody, config.cohort_size)))
+        members: dict[str, list[str]] = {}
+        for client, task in self._agreement.tasks.items():
+            members.setdefault(task, []).append(client)
+        return tuple(
+            sorted(
+                client
+                for clients in members.values()
+                for client in generator.sample(clients, config.federation.taking_part(len(clients)))
+            )
+        )
 
     def _header(self, round_number: int, stage: int, client: str) -> dict[str, Any]:
         return {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import SIX, FinishedRun
+from conftest import SIX, FinishedRun, merged
 
 from pilot_secure.federation.clear import aggregate_in_clear
 from pilot_secure.federation.messages import ClearUpdate, vector_bytes, vector_from_bytes
@@ -147,13 +147,22 @@ def test_other_settings_agree_too(
 
 
 def test_partial_participation_agrees_and_moves_on(run_tiny: Callable[..., FinishedRun]) -> None:
-    settings = {"federation": {"participation": 0.67, "rounds": 3, "num_neighbours": 2}}
-    secure = run_tiny(SIX, settings)
+    """Two of each task's three clients in a round, as many as open a mean."""
+    settings = merged(
+        SIX,
+        {"data": {"clients_per_task": 3}},
+        {"federation": {"participation": 0.67, "rounds": 3, "num_neighbours": 2}},
+    )
+    secure = run_tiny(settings)
+    task = {name: client.data.task for name, client in secure.simulation.clients.items()}
     cohorts = [{c for r, _s, c in secure.uploads if r == number} for number in (1, 2, 3)]
-    assert [len(cohort) for cohort in cohorts] == [4, 4, 4]
+    assert [len(cohort) for cohort in cohorts] == [6, 6, 6]
+    for cohort in cohorts:
+        assert sorted(task[c] for c in cohort) == sorted([*set(task.values())] * 2)
     assert len(set(map(frozenset, cohorts))) > 1  # somebody is away and comes back
     replay = {"federation": {"replay_selection": secure.path}}
-    assert_same_adapters(secure, run_tiny(SIX, settings, replay, CLEAR))
+    assert_same_adapters(secure, run_tiny(settings, replay, CLEAR))
+    assert not any("not opened" in note for note in secure.summary.notes)
     assert secure.simulation.server.events.refusals == []
 
 
