@@ -64,6 +64,8 @@ def print_comparison(console: Console, a: SavedRun, b: SavedRun, comparison: Com
         )
     for name, (in_a, in_b) in comparison.settings.items():
         console.print(f"{name}: {in_a} in A, {in_b} in B", highlight=False, soft_wrap=True)
+    if comparison.another_base:
+        console.print("B has another base model than A: its weights differ", highlight=False)
     for letter, names in (("A", comparison.clients_only_a), ("B", comparison.clients_only_b)):
         if names:
             console.print(f"only {letter} has {', '.join(names)}", highlight=False)

@@ -76,11 +76,15 @@ class SelectionDifference(_Record):
 
 
 class Comparison(_Record):
-    """All differences; clients and selections that only one run has are named, not compared."""
+    """All differences; clients and selections that only one run has are named, not compared.
+
+    `another_base` is false where a run did not note down its base model's hash.
+    """
 
     clients_only_a: tuple[str, ...]
     clients_only_b: tuple[str, ...]
     settings: dict[str, tuple[str, str]]
+    another_base: bool
     adapters: tuple[PartDifference, ...]
     scores: tuple[ScoreDifference, ...]
     selections: tuple[SelectionDifference, ...]
@@ -104,6 +108,7 @@ def compare_runs(a: SavedRun, b: SavedRun) -> Comparison:
         clients_only_a=_missing(a.clients, b.clients),
         clients_only_b=_missing(b.clients, a.clients),
         settings=_settings(a, b),
+        another_base=len({a.summary.base_sha256, b.summary.base_sha256} - {None}) == 2,
         adapters=tuple(part for client in common for part in _parts(a, b, client)),
         scores=tuple(_scores(a, b, common)),
         selections=tuple(compare_selections(chosen_a[place], chosen_b[place]) for place in both),

@@ -192,11 +192,17 @@ def answer(run: SavedRun, client: str, image: Path, question: str) -> str:
 
 
 def _worker(run: SavedRun) -> Worker:
-    """The run's base model in memory; transformers is imported here, not for --help."""
+    """The run's base model in memory; transformers is imported here, not for --help.
+
+    Raises: CheckpointError if it cannot be loaded; RunFolderError if it has other weights now.
+    """
     quieten_libraries()
+    from pilot_secure.federation.base_weights import base_sha256
     from pilot_secure.federation.worker import Worker
 
-    return Worker(run.config.model, run.config.training, seed=run.config.run.seed)
+    worker = Worker(run.config.model, run.config.training, seed=run.config.run.seed)
+    run.require_base(base_sha256(worker.model))
+    return worker
 
 
 def client_state(run: SavedRun, worker: Worker, client: str) -> ClientState:

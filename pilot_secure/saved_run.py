@@ -62,6 +62,14 @@ class SavedRun:
             "adapters, expected a finished run."
         )
 
+    def require_base(self, sha256: str) -> None:
+        """Raises: RunFolderError if the base model as loaded has another hash than the run's."""
+        if self.summary.base_sha256 not in (None, sha256):
+            raise RunFolderError(
+                f"{self.folder.path}: {self.config.model.base} is another base model than the "
+                f"run's, its weights have SHA-256 {sha256}, expected {self.summary.base_sha256}."
+            )
+
     def text_adapter(self, client: str) -> dict[str, Tensor]:
         """A client's LoRA matrices by PEFT's names, on the CPU.
 

@@ -15,6 +15,7 @@ from pilot_secure.data.conversations import FileReport
 from pilot_secure.engines import InProcessTransport
 from pilot_secure.errors import ConfigError
 from pilot_secure.federation.agreement import Agreement
+from pilot_secure.federation.base_weights import base_sha256
 from pilot_secure.federation.client import FederationClient
 from pilot_secure.federation.faults import FaultyTransport
 from pilot_secure.federation.journal import RunJournal
@@ -22,11 +23,16 @@ from pilot_secure.federation.leakage import run_leakage
 from pilot_secure.federation.metering import MeteredTransport
 from pilot_secure.federation.methods import METHODS
 from pilot_secure.federation.recording import RecordedTransport
-from pilot_secure.federation.replay import ReplayedSelections
+from pilot_secure.federation.replay import (
+    ReplayedSelections,
+    check_same_clients,
+    check_same_configuration,
+)
 from pilot_secure.federation.server import FederationServer
 from pilot_secure.federation.worker import ANSWER_SECONDS, STEP_SECONDS, Worker
 from pilot_secure.progress import RunProgress
 from pilot_secure.run_folder import RunFolder
+from pilot_secure.saved_run import SavedRun
 from pilot_secure.summary import (
     ClientSummary,
     DropOut,
@@ -57,6 +63,7 @@ class Simulation:
     transcript: TranscriptWriter
     reports: list[FileReport]
     started: StartOfRun
+    base_sha256: str
 
     def summary(self) -> Summary:
         """Return what is known so far."""
@@ -68,6 +75,7 @@ class Simulation:
             scenario=config.data.scenario,
             seed=config.run.seed,
             secure_agg=config.security.secure_agg,
+            base_sha256=self.base_sha256,
             versions=installed_versions(),
             started_utc=self.started.utc.isoformat(timespec="seconds"),
             wall_seconds=self.started.seconds_since(),
@@ -213,8 +221,13 @@ def prepare(
     """
     started = started or StartOfRun()
     replay = config.federation.replay_selection
-    replayed = ReplayedSelections.read(replay) if replay is not None else None
+    replayed = repeated = None
+    if replay is not None:
+        replayed, repeated = ReplayedSelections.read(replay), SavedRun.open(replay)
+        check_same_configuration(repeated, config)
     data, reports = load_data(config)
+    if repeated is not None:
+        check_same_clients(repeated, data)
     method = METHODS[config.federation.method](
         config, tasks=tuple(dict.fromkeys(d.task for d in data))
     )
@@ -226,6 +239,9 @@ def prepare(
     sample_bound = max_samples(config, data)
     progress.expect(expected_seconds(config, data))
     worker = Worker(config.model, config.training, seed=config.run.seed)
+    base_hash = base_sha256(worker.model)
+    if repeated is not None:
+        repeated.require_base(base_hash)
     entropy = Entropy()
     identities = [Identity.generate(client.name, entropy) for client in data]
     server_identity = Identity.generate(SERVER, entropy)
@@ -277,6 +293,7 @@ def prepare(
         transcript,
         reports,
         started,
+        base_hash,
     )
 
 

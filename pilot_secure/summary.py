@@ -81,7 +81,10 @@ class Leakage(BaseModel):
 
 
 class Summary(_Record):
-    """The whole of `summary.json`. `reason` says why a run failed or was interrupted."""
+    """The whole of `summary.json`. `reason` says why a run failed or was interrupted.
+
+    `base_sha256` is of the base model's weights as loaded (`federation.base_weights`).
+    """
 
     schema_version: Literal[1] = 1
     status: Status
@@ -91,6 +94,7 @@ class Summary(_Record):
     scenario: str
     seed: Count
     secure_agg: bool
+    base_sha256: str | None = None
     versions: dict[str, str]
     started_utc: str
     wall_seconds: Seconds = 0.0

@@ -132,6 +132,20 @@ def _swap_a_neighbour(history: Path, client: str) -> tuple[str, str]:
     raise AssertionError(f"{client} selected nobody")
 
 
+def test_another_base_model_is_told(
+    secure_run: Any, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = "B has another base model than A"
+    assert compare.main([str(secure_run.path), str(copied)]) == 0
+    assert sentence not in capsys.readouterr().out
+    summary = json.loads((copied / "summary.json").read_text())
+    for told, expected in (("0" * 64, True), (None, False)):
+        text = json.dumps({**summary, "base_sha256": told})
+        (copied / "summary.json").write_text(text)
+        assert compare.main([str(secure_run.path), str(copied)]) == 0
+        assert (sentence in capsys.readouterr().out) is expected
+
+
 def test_json_holds_everything(secure_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare.main([str(secure_run.path), str(secure_run.path), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)

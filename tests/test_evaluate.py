@@ -86,6 +86,12 @@ def test_another_score_in_the_summary_is_told_and_sets_the_exit_code(
     assert [c["client"] for c in json.loads(capsys.readouterr().out)["clients"]] == ["client-04"]
 
 
+def test_another_base_model_is_refused(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _edit_summary(copied, lambda summary: summary.update(base_sha256="0" * 64))
+    line = _complaint(capsys, copied, "--client", "client-01")
+    assert "is another base model than the run's" in line and line.endswith(f"{'0' * 64}.")
+
+
 def test_a_run_without_last_scores_has_nothing_to_agree_with(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,13 +166,79 @@ def test_a_drop_out_that_could_never_happen_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_replay_with_too_few_rounds_is_found_before_training(
-    secure_run: FinishedRun, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def replay(run: Path, out: Path, *options: str) -> list[str]:
+    """The documented command that repeats a run in the clear."""
+    words = ["--config", str(run / "config.yaml"), "--no-secure-agg", "--out", str(out)]
+    return [*words, "--replay-selection", str(run), *options]
+
+
+@pytest.fixture
+def copied(secure_run: FinishedRun, tmp_path: Path) -> Path:
+    """A copy of the secure run, without its messages, to be spoilt."""
+    ignored = shutil.ignore_patterns("payloads", "transcript*", "adapters")
+    return Path(shutil.copytree(secure_run.path, tmp_path / "copied", ignore=ignored))
+
+
+def test_a_run_is_replayed_from_its_own_configuration(
+    secure_run: FinishedRun, tmp_path: Path
 ) -> None:
-    replay = ["--replay-selection", str(secure_run.path), "--rounds", "3"]
-    assert main([*tiny(tiny_base, tmp_path / "run"), *replay]) == 2
+    out = tmp_path / "run"
+    assert main(replay(secure_run.path, out)) == 0
+    assert adapters_of(out) == adapters_of(secure_run.path)
+    summary = RunFolder.open(out).read_summary()
+    assert summary.secure_agg is False
+    assert summary.base_sha256 == secure_run.summary.base_sha256
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--rounds", "3"], r"its federation\.rounds is 2, expected 3 as in this run"),
+        (["--samples-per-client", "8"], r"its data\.samples_per_client is 6, expected 8"),
+        (["--lora-rank", "4"], r"its model\.lora_rank is 2, expected 4"),
+        (["--epochs", "2", "--seed", "1"], r"its training\.epochs is 1, expected 2"),
+        (["--seed", "1"], r"its run\.seed is 0, expected 1"),
+    ],
+)
+def test_a_replay_of_another_configuration_is_refused(
+    secure_run: FinishedRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    expected: str,
+) -> None:
+    assert main(replay(secure_run.path, tmp_path / "run", *options)) == 2
     (sentence,) = errors(capsys.readouterr().err)
-    assert "no aggregation of round 3, stage 2" in sentence
+    assert re.search(expected, sentence), sentence
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_replay_of_other_clients_or_another_base_is_refused(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = copied / "summary.json"
+    summary = json.loads(file.read_text())
+    file.write_text(json.dumps({**summary, "base_sha256": "0" * 64}))
+    assert main(replay(copied, tmp_path / "run")) == 2
+    (sentence,) = errors(capsys.readouterr().err)
+    assert "is another base model than the run's" in sentence and "0" * 64 in sentence
+    summary["clients"][4]["samples"] = 7
+    file.write_text(json.dumps(summary))
+    assert main(replay(copied, tmp_path / "run")) == 2
+    (sentence,) = errors(capsys.readouterr().err)
+    assert "its client-05 has 7 samples of task" in sentence and "expected 6 samples" in sentence
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_replay_of_too_few_rounds_is_found_before_training(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (copied / "history.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["round"] < 2]
+    (copied / "history.jsonl").write_text("".join(kept))
+    assert main(replay(copied, tmp_path / "run")) == 2
+    (sentence,) = errors(capsys.readouterr().err)
+    assert "no aggregation of round 2, stage 2" in sentence
     assert not (tmp_path / "run").exists()
 
 

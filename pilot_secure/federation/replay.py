@@ -1,12 +1,18 @@
-"""Using another run's selection again: its neighbours and weights, from its history."""
+"""Using another run's selection again: its neighbours and weights, from its history.
+
+Weights belong to the adapters they were made for, so the run has to be the same but for security.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pilot_secure.config import SimulationConfig
+from pilot_secure.data import ClientData
 from pilot_secure.errors import RunFolderError
 from pilot_secure.run_folder import RunFolder
+from pilot_secure.saved_run import SavedRun
 from pilot_secure.summary import SelectionRecord
 
 Selections = Mapping[str, Mapping[str, float]]
@@ -46,5 +52,41 @@ class ReplayedSelections:
         except KeyError:
             raise RunFolderError(
                 f"federation.replay_selection has no aggregation of round {round_number}, stage "
-                f"{stage}: expected a run with the same rounds and schedule."
+                f"{stage}: expected a run that got as far."
             ) from None
+
+
+def check_same_configuration(run: SavedRun, config: SimulationConfig) -> None:
+    """Compare what decides a run's adapters: data, model, training, federation and seed.
+
+    Raises: RunFolderError naming the first field that differs.
+    """
+    own, theirs = (c.model_dump(mode="json") for c in (config, run.config))
+    fields = [
+        (section, name)
+        for section in ("data", "model", "training", "federation")
+        for name in own[section]
+        if name != "replay_selection"
+    ]
+    for section, name in [*fields, ("run", "seed")]:
+        if own[section][name] != theirs[section][name]:
+            raise RunFolderError(
+                f"federation.replay_selection is {run.folder.path}: its {section}.{name} is "
+                f"{theirs[section][name]}, expected {own[section][name]} as in this run."
+            )
+
+
+def check_same_clients(run: SavedRun, data: Sequence[ClientData]) -> None:
+    """Raises: RunFolderError naming the first client whose task or sample count differs."""
+    now = {client.name: (client.task, len(client.train)) for client in data}
+    then = {client.client: (client.task, client.samples) for client in run.summary.clients}
+    for name in [*now, *then]:
+        if now.get(name) != then.get(name):
+            raise RunFolderError(
+                f"federation.replay_selection is {run.folder.path}: its {name} has "
+                f"{_told(then.get(name))}, expected {_told(now.get(name))} as in this run."
+            )
+
+
+def _told(client: tuple[str, int] | None) -> str:
+    return f"{client[1]} samples of task {client[0]}" if client else "no data"
