@@ -23,16 +23,11 @@ from pilot_secure.federation.leakage import run_leakage
 from pilot_secure.federation.metering import MeteredTransport
 from pilot_secure.federation.methods import METHODS
 from pilot_secure.federation.recording import RecordedTransport
-from pilot_secure.federation.replay import (
-    ReplayedSelections,
-    check_same_clients,
-    check_same_configuration,
-)
+from pilot_secure.federation.replay import open_replay
 from pilot_secure.federation.server import FederationServer
 from pilot_secure.federation.worker import ANSWER_SECONDS, STEP_SECONDS, Worker
 from pilot_secure.progress import RunProgress
 from pilot_secure.run_folder import RunFolder
-from pilot_secure.saved_run import SavedRun
 from pilot_secure.summary import (
     ClientSummary,
     DropOut,
@@ -220,28 +215,18 @@ def prepare(
     Raises: UsageError where they cannot be, or do not fit the configuration.
     """
     started = started or StartOfRun()
-    replay = config.federation.replay_selection
-    replayed = repeated = None
-    if replay is not None:
-        replayed, repeated = ReplayedSelections.read(replay), SavedRun.open(replay)
-        check_same_configuration(repeated, config)
     data, reports = load_data(config)
-    if repeated is not None:
-        check_same_clients(repeated, data)
     method = METHODS[config.federation.method](
         config, tasks=tuple(dict.fromkeys(d.task for d in data))
     )
-    if replayed is not None:
-        for round_number in range(1, config.federation.rounds + 1):
-            for stage in method.stages(round_number):
-                replayed.at(round_number, stage)
+    replay = open_replay(config, data, method)
     check_drop_outs(config, data)
     sample_bound = max_samples(config, data)
     progress.expect(expected_seconds(config, data))
     worker = Worker(config.model, config.training, seed=config.run.seed)
     base_hash = base_sha256(worker.model)
-    if repeated is not None:
-        repeated.require_base(base_hash)
+    if replay is not None:
+        replay.run.require_base(base_hash)
     entropy = Entropy()
     identities = [Identity.generate(client.name, entropy) for client in data]
     server_identity = Identity.generate(SERVER, entropy)
@@ -277,7 +262,7 @@ def prepare(
         server_identity,
         agreement,
         transport,
-        replayed=replayed,
+        replayed=replay.selections if replay is not None else None,
         announce=progress.describe,
         aggregated=journal.write_selections,
     )

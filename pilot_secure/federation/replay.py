@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pilot_secure.config import SimulationConfig
 from pilot_secure.data import ClientData
 from pilot_secure.errors import RunFolderError
+from pilot_secure.federation.methods import Method
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.saved_run import SavedRun
 from pilot_secure.summary import SelectionRecord
@@ -54,6 +56,33 @@ class ReplayedSelections:
                 f"federation.replay_selection has no aggregation of round {round_number}, stage "
                 f"{stage}: expected a run that got as far."
             ) from None
+
+
+class Replay(NamedTuple):
+    """A run that is repeated, and the selections of all its aggregations."""
+
+    run: SavedRun
+    selections: ReplayedSelections
+
+
+def open_replay(
+    config: SimulationConfig, data: Sequence[ClientData], method: Method
+) -> Replay | None:
+    """Return the run whose selections the configuration asks for, None if it asks for none.
+
+    Raises: RunFolderError if it cannot be read, is another run than this one would be, or ended
+    before its last aggregation.
+    """
+    path = config.federation.replay_selection
+    if path is None:
+        return None
+    selections, run = ReplayedSelections.read(path), SavedRun.open(path)
+    check_same_configuration(run, config)
+    check_same_clients(run, data)
+    for round_number in range(1, config.federation.rounds + 1):
+        for stage in method.stages(round_number):
+            selections.at(round_number, stage)
+    return Replay(run, selections)
 
 
 def check_same_configuration(run: SavedRun, config: SimulationConfig) -> None:
