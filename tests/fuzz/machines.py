@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "protocols"))
@@ -27,10 +28,10 @@ except ImportError:
 
 def load() -> None:
     """Import what is fuzzed; instrumented when atheris is there."""
-    global Federation, SERVER, ProtocolError, CodecError, decode, encode, sha256, LABEL
+    global Federation, MemoryGuard, SERVER, ProtocolError, CodecError, decode, encode, sha256, LABEL
     from in_process import Federation
 
-    from protocols import SERVER, ProtocolError
+    from protocols import SERVER, MemoryGuard, ProtocolError
     from protocols.codec import CodecError, decode, encode
     from protocols.frame import _LABEL as LABEL
     from protocols.identity import sha256
@@ -57,6 +58,13 @@ def signed(identity, body: bytes) -> bytes:
     return identity.sign(LABEL + sha256(body)) + body
 
 
+def fresh(federation: Federation):
+    """A copy of client-02 with a guard of its own, so that an answer refuses no later input."""
+    client = copy.copy(federation.clients["client-02"])
+    client._context = replace(client._context, guard=MemoryGuard())
+    return client
+
+
 def one_input(data: bytes) -> None:
     """Feed one input to the target that its first byte chooses."""
     if not data:
@@ -73,7 +81,7 @@ def one_input(data: bytes) -> None:
             federation.server.accept("client-02", frame)
             READY[PHASES[choice // 2]] = ready(PHASES[choice // 2])
         else:
-            client = copy.copy(federation.clients["client-02"])
+            client = fresh(federation)
             client.handle(signed(federation.server_identity, body))
     except ProtocolError as error:
         assert str(error)
@@ -93,10 +101,9 @@ def honest_inputs() -> list[bytes]:
     for place, phase in enumerate(PHASES):
         federation = READY[phase]
         request = federation.server.request("client-02")
-        client = copy.copy(federation.clients["client-02"])
+        client = fresh(federation)
         inputs.append(bytes([2 * place]) + request[64:])
         inputs.append(bytes([2 * place + 1]) + client.handle(request)[64:])
-        federation.guards["client-02"].__init__()
     return inputs
 
 
