@@ -70,11 +70,14 @@ class AggregationClient:
 
         Raises:
             ParameterError: another roster than the pinned one, or not in the cohort.
-            InputError: a sample count outside 1..max_samples.
+            InputError: a sample count that is no int or outside 1..max_samples.
         """
         check_pinned(parameters, identity, roster)
         if identity.name not in parameters.cohort:
             raise ParameterError(f"{identity.name} is not in the cohort")
+        if type(inputs.num_samples) is not int:
+            kind = type(inputs.num_samples).__name__
+            raise InputError(f"{identity.name}: num_samples must be a plain int, not {kind}")
         if not 1 <= inputs.num_samples <= parameters.max_samples:
             raise InputError(f"{identity.name}: num_samples must be 1 to {parameters.max_samples}")
         if len(inputs.previous_results) != 32:

@@ -341,6 +341,10 @@ def test_samples_above_the_public_cap_are_refused_before_anything_is_sent() -> N
 
     federation = Federation(count=4, plain=True)
     vectors = federation.inputs["client-01"].vectors
+    for wrong in (True, np.int64(5), 5.0):
+        federation.inputs["client-01"] = ClientInputs(vectors=vectors, num_samples=wrong)
+        with pytest.raises(InputError, match="num_samples must be a plain int"):
+            federation.start()
     federation.inputs["client-01"] = ClientInputs(vectors=vectors, num_samples=129)
     with pytest.raises(InputError, match="num_samples must be 1 to 128"):
         federation.start()
