@@ -89,24 +89,23 @@ class OpenedRow:
 def rows_from_results(
     parameters: AggregationParameters,
     plan: Iterable[PlannedSum],
-    opened: Collection[str],
+    opened: Mapping[str, Collection[str]],
     results: Mapping[str, AggregationResult],
     num_samples: Mapping[str, int],
 ) -> list[OpenedRow]:
     """Return the opened sums of a run as rows; only a simulator, who holds all results, can.
 
-    A contributor that took no result home counts with the smallest weight it may have applied.
+    ``opened`` maps the id of each opened sum to its contributors, as the server reports them. A
+    contributor that took no result home counts with the smallest weight it may have applied.
     """
     rows = []
     for planned in plan:
         if planned.id not in opened:
             continue
-        survivors = next(iter(results.values())).survivors if results else ()
-        coefficients = {}
-        for name in planned.contributors:
-            if name in survivors:
-                weight = _weight_of(parameters, planned, name, results)
-                coefficients[name] = num_samples[name] * weight
+        coefficients = {
+            name: num_samples[name] * _weight_of(parameters, planned, name, results)
+            for name in opened[planned.id]
+        }
         vector = parameters.sum(planned.id).vector
         rows.append(OpenedRow(vector, planned.recipient, coefficients))
     return rows
@@ -165,7 +164,7 @@ def rank_and_leverage(matrix: NDArray[np.float64]) -> tuple[int, NDArray[np.floa
 def leakage_report(
     parameters: AggregationParameters,
     plan: Iterable[PlannedSum],
-    opened: Collection[str],
+    opened: Mapping[str, Collection[str]],
     results: Mapping[str, AggregationResult],
     num_samples: Mapping[str, int],
 ) -> LeakageReport:

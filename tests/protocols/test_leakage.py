@@ -104,3 +104,12 @@ def test_sets_that_are_one_client_apart_are_reported() -> None:
         "round-3": {"all": ("a", "b", "d")},
     }
     assert close_survivor_sets(rounds) == [("all", "round-1", "round-2", ("d",))]
+
+
+def test_sums_that_nobody_took_home_were_opened_all_the_same(monkeypatch) -> None:
+    clear_distances.install(monkeypatch)
+    federation = Federation()
+    report = report_of(federation.run(drop_before={"deliver": set(federation.cohort)}))
+    server = {view.vector: view for view in report.views if view.viewer == ("server",)}
+    assert not any(client.result for client in federation.clients.values())
+    assert server["task_adapter"].rank == 3
