@@ -18,6 +18,7 @@ MAX_SAMPLES = 1 << 24
 HIDDEN_BY_DEFAULT_UP_TO = 16
 RING_BITS = (16, 20, 24, 32)
 MIN_LEVELS = 8
+MIN_BOUND, MAX_BOUND = 1e-12, 1e12  # of clip and norm: all scales stay normal float32
 
 Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
 RingBits = Literal[16, 20, 24, 32]
@@ -188,9 +189,17 @@ class AggregationParameters(BaseModel):
     def _ring_problems(self) -> list[str]:
         largest = max(len(self.potential_contributors(spec)) for spec in self.sums)
         levels = (2 ** (self.ring_bits - 1) - 1) // max(largest, 1)
+        problems = []
         if levels < MIN_LEVELS:
-            return [f"ring_bits: {self.ring_bits} leaves {levels} levels to {largest} contributors"]
-        return []
+            problems.append(
+                f"ring_bits: {self.ring_bits} leaves {levels} levels to {largest} contributors"
+            )
+        bounds = {f"clip of {vector}": clip for vector, clip in self.clip.items()}
+        bounds["distance_norm_bound"] = self.distance_norm_bound
+        for what, bound in bounds.items():
+            if not MIN_BOUND <= bound <= MAX_BOUND:
+                problems.append(f"{what}: {bound:g} is outside {MIN_BOUND:g} to {MAX_BOUND:g}")
+        return problems
 
     @property
     def selects(self) -> bool:

@@ -843,3 +843,20 @@ def test_a_caught_server_gets_nothing_more_from_that_client() -> None:
     with pytest.raises(LocalProtocolError, match="ended with BadSurvivors"):
         client.handle(honest)
     assert not hasattr(client._state, "uploaded")
+
+
+@pytest.mark.parametrize("bound", [1e-13, 1e-45, 1e13, 1e300])
+def test_bounds_that_float32_cannot_scale_are_refused(bound: float) -> None:
+    with pytest.raises(ParameterError, match="clip of task_adapter: .* is outside"):
+        plain(5, clip={"task_adapter": bound})
+    with pytest.raises(ParameterError, match="distance_norm_bound: .* is outside"):
+        plain(5, distance_norm_bound=bound)
+
+
+@pytest.mark.parametrize("bound", [1e-12, 1e12])
+def test_at_both_ends_of_the_clip_means_are_right(bound: float) -> None:
+    federation = plain(5, clip={"task_adapter": bound})
+    for name in federation.cohort:
+        federation.inputs[name].vectors["task_adapter"]["first"][:] = bound / 2
+    mean = federation.run().server.report.means["all"]
+    assert np.abs(mean[:150] / bound - 0.5).max() < 1e-3
