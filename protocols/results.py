@@ -17,6 +17,7 @@ from protocols.messages import Delivery, OpenedSum, PlannedSum, scalars_from_wir
 from protocols.parameters import AggregationParameters
 from protocols.plan import may_open
 from protocols.ring import CHUNK, WEIGHT_STEP, FixedPoint, Packed, packed_bytes
+from protocols.selection import MIN_WEIGHT
 
 
 def fixed_point_of(parameters: AggregationParameters, planned: PlannedSum) -> FixedPoint:
@@ -163,11 +164,11 @@ def open_sealed_sum(
     contributors = [name for name in planned.contributors if name in state.survivors]
     masks = MaskStream(_recipient_masks(context, state, planned, contributors))
     scalars = masks.mask_scalars(scalars_from_wire(opened.scalars))
-    own = lists.get(context.name)
-    real = contributors if own is None else [n for n in contributors if n in own.neighbours]
+    real, lowest = contributors, 1.0
+    if parameters.sum(planned.id).contributors == "selected":
+        real, lowest = [n for n in contributors if n in lists[context.name].neighbours], MIN_WEIGHT
     sum_n, steps, weighted_steps = scalars
-    highest = len(real) * parameters.max_samples
-    if not (len(real) <= sum_n <= highest and weighted_steps <= highest / WEIGHT_STEP):
+    if not possible_scalars(scalars, len(real), parameters.max_samples, lowest):
         raise BadDelivery(SERVER, "deliver", "our sealed sum's scalars are impossible")
     return SealedSum(
         vector_sum=decode_sum(fixed_point_of(parameters, planned), packed, masks),
@@ -175,6 +176,22 @@ def open_sealed_sum(
         sum_u=steps * WEIGHT_STEP,
         sum_n=sum_n,
         num_contributors=len(real),
+    )
+
+
+def possible_scalars(
+    scalars: Sequence[int], contributors: int, max_samples: int, lowest: float
+) -> bool:
+    """Return whether a sealed sum's scalars can be those of its real contributors.
+
+    ``lowest`` is the least weight that one may apply; the largest is 1.
+    """
+    sum_n, steps, weighted_steps = scalars
+    most, least = round(1 / WEIGHT_STEP), round(lowest / WEIGHT_STEP)
+    return (
+        contributors <= sum_n <= contributors * max_samples
+        and contributors * least <= steps <= contributors * most
+        and sum_n * least <= weighted_steps <= sum_n * most
     )
 
 

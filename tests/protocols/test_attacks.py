@@ -28,7 +28,7 @@ from protocols.errors import (
 from protocols.frame import seal
 from protocols.keys import SMALL_ORDER_KEYS, KeyPair, pairwise_mask_key, self_mask_key
 from protocols.masks import MaskKey, MaskStream
-from protocols.messages import SignedBy
+from protocols.messages import SignedBy, scalars_from_wire, scalars_to_wire
 from protocols.results import fixed_point_of
 from protocols.ring import Packed
 from protocols.shares import combine
@@ -860,3 +860,17 @@ def test_at_both_ends_of_the_clip_means_are_right(bound: float) -> None:
         federation.inputs[name].vectors["task_adapter"]["first"][:] = bound / 2
     mean = federation.run().server.report.means["all"]
     assert np.abs(mean[:150] / bound - 0.5).max() < 1e-3
+
+
+@pytest.mark.parametrize("shift", [1 << 40, -(1 << 40), 1 << 23, -(1 << 23)])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_sealed_sum_with_shifted_scalars_is_refused(monkeypatch, place: int, shift: int) -> None:
+    shift *= 128 if place == 2 else 1
+    federation = pilot(monkeypatch).run(until="deliver")
+    request = federation.server.request(VICTIM)
+    sealed = read(federation, SERVER, request).sealed
+    words = list(scalars_from_wire(sealed.scalars))
+    words[place] = (words[place] + shift) % (1 << 64)
+    shifted = sealed.model_copy(update={"scalars": scalars_to_wire(tuple(words))})
+    with pytest.raises(BadDelivery, match="scalars are impossible"):
+        federation.clients[VICTIM].handle(server_says(federation, request, sealed=shifted))
