@@ -62,6 +62,13 @@ def distance_upload_bytes(parameters: AggregationParameters) -> int:
     return upload_length(parameters.distance_parameter_set, length)
 
 
+def distance_reply_bytes(parameters: AggregationParameters) -> int:
+    """Return the exact length of one encrypted distance, before it is sealed for its peer."""
+    from protocols.distances import reply_length
+
+    return reply_length(parameters.distance_parameter_set)
+
+
 def open_frame(
     frame: bytes, roster: Roster, sender: str, phase: str, max_bytes: int | None = None
 ) -> Message:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
 from protocols.accumulators import Allocate
-from protocols.errors import AttemptAborted
+from protocols.errors import AttemptAborted, MalformedMessage
 from protocols.graph import peers_of
 from protocols.identity import Identity, Roster
-from protocols.messages import Advertisement, EncryptedShares, Message
+from protocols.messages import Advertisement, Box, EncryptedShares, Message
 from protocols.parameters import AggregationParameters
+
+TAG_BYTES = 16  # of AES-256-GCM
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,17 @@ class Phase(ABC):
                 f"{self.context.parameters.threshold} needed"
             )
         return present
+
+
+def check_boxes(client: str, phase: str, boxes: Iterable[Box], content_bytes: int) -> None:
+    """Refuse a client's boxes unless each is as long as encrypted contents of this length.
+
+    Raises:
+        MalformedMessage: a box that every peer would have to refuse.
+    """
+    for box in boxes:
+        if len(box.ciphertext) != content_bytes + TAG_BYTES:
+            raise MalformedMessage(client, phase, f"a box of {len(box.ciphertext)} bytes")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from protocols.errors import BadSelection, MalformedMessage
-from protocols.frame import expect
+from protocols.client_select import padded_list_bytes
+from protocols.errors import BadDistance, BadSelection, MalformedMessage
+from protocols.frame import distance_reply_bytes, distance_upload_bytes, expect
 from protocols.identity import SERVER
 from protocols.messages import (
     Box,
@@ -16,7 +17,7 @@ from protocols.messages import (
     Selection,
 )
 from protocols.server_masking import MaskedInputs
-from protocols.server_phase import Phase, Setup
+from protocols.server_phase import Phase, Setup, check_boxes
 
 
 class DistanceUploading(Phase):
@@ -35,7 +36,9 @@ class DistanceUploading(Phase):
 
     def take(self, client: str, message: Message, frame: bytes) -> None:
         """Keep the signed upload; the server never loads its ciphertexts."""
-        expect(message, DistanceUpload, self.session, SERVER, self.name)
+        upload = expect(message, DistanceUpload, self.session, SERVER, self.name)
+        if len(upload.upload) != distance_upload_bytes(self.context.parameters):
+            raise BadDistance(client, self.name, f"an upload of {len(upload.upload)} bytes")
         self.frames[client] = frame
 
     def survivors(self) -> tuple[str, ...]:
@@ -74,6 +77,8 @@ class DistanceReplying(Phase):
         peers = [name for name in self.clients if name != client]
         if [box.party for box in replies.boxes] != peers:
             raise MalformedMessage(client, self.name, "not one reply per peer")
+        length = distance_reply_bytes(self.context.parameters)
+        check_boxes(client, self.name, replies.boxes, length)
         self.boxes[client] = {box.party: box for box in replies.boxes}
 
     def survivors(self) -> tuple[str, ...]:
@@ -113,8 +118,8 @@ class Select(Phase):
         selection = expect(message, Selection, self.session, SERVER, self.name)
         if [box.party for box in selection.boxes] != sorted(self._asked - {client}):
             raise MalformedMessage(client, self.name, "not one box of its list per peer")
-        if len({len(box.ciphertext) for box in selection.boxes}) > 1:
-            raise BadSelection(client, self.name, "boxes of differing lengths")
+        length = padded_list_bytes(self.context.parameters.num_neighbours)
+        check_boxes(client, self.name, selection.boxes, length)
         if self.context.parameters.neighbour_visibility == "visible":
             self._check_names(client, selection.neighbours)
             self.neighbours[client] = selection.neighbours

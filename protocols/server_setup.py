@@ -23,8 +23,9 @@ from protocols.messages import (
 )
 from protocols.plan import session_id
 from protocols.server_masking import MaskedInputs
-from protocols.server_phase import Phase, ServerContext, Setup
+from protocols.server_phase import Phase, ServerContext, Setup, check_boxes
 from protocols.server_select import DistanceUploading
+from protocols.shares import SECRET_BYTES
 
 
 class Advertise(Phase):
@@ -106,6 +107,7 @@ class Share(Phase):
         counts = {len(item.digests) for item in dealt.commitments}
         if counts != {1 + len(specs)} or len(dealt.seed_commitments) != len(specs):
             raise MalformedMessage(client, self.name, "not one commitment per secret")
+        check_boxes(client, self.name, dealt.boxes, SECRET_BYTES * (1 + len(specs)))
         self.shares[client] = dealt
 
     def survivors(self) -> tuple[str, ...]:

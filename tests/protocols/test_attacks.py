@@ -724,12 +724,14 @@ def test_an_upload_with_a_chosen_public_key_or_other_length_is_refused() -> None
     federation = Federation(count=5, num_tasks=1)
 
     def longer(phase: str, name: str, frame: bytes) -> bytes:
-        if (phase, name) != ("distance_upload", "client-01"):
+        if phase != "distance_reply" or name == "client-01":
             return frame
-        upload = read(federation, name, frame).upload
-        return client_says(federation, name, frame, upload=upload + bytes(65536))
+        uploads = read(federation, SERVER, frame).uploads
+        upload = read(federation, "client-01", uploads[0]).upload + bytes(65536)
+        forged = client_says(federation, "client-01", uploads[0], upload=upload)
+        return server_says(federation, frame, uploads=(forged, *uploads[1:]))
 
-    federation.run(on_reply=longer)
+    federation.run(on_request=longer)
     errors = [e for e in federation.errors.values() if isinstance(e, BadDistance)]
     assert len(errors) == 4 and {e.party for e in errors} == {"client-01"}
 
@@ -874,3 +876,41 @@ def test_a_sealed_sum_with_shifted_scalars_is_refused(monkeypatch, place: int, s
     shifted = sealed.model_copy(update={"scalars": scalars_to_wire(tuple(words))})
     with pytest.raises(BadDelivery, match="scalars are impossible"):
         federation.clients[VICTIM].handle(server_says(federation, request, sealed=shifted))
+
+
+@pytest.mark.parametrize(
+    ("phase", "change"),
+    [
+        ("share", "short"),
+        ("share", "long"),
+        ("distance_upload", "short"),
+        ("distance_reply", "short"),
+        ("distance_reply", "long"),
+        ("select", "short"),
+        ("select", "long"),
+    ],
+)
+def test_a_message_of_the_wrong_length_costs_its_sender_alone(monkeypatch, phase, change) -> None:
+    """The server drops the client instead of letting every peer abort over its message."""
+
+    def resized(data: bytes) -> bytes:
+        return data[:-1] if change == "short" else data + b"\0"
+
+    def interfere(present: str, name: str, frame: bytes) -> bytes:
+        if (present, name) != (phase, VICTIM):
+            return frame
+        message = read(federation, name, frame)
+        if phase == "distance_upload":
+            return client_says(federation, name, frame, upload=resized(message.upload))
+        boxes = tuple(
+            box.model_copy(update={"ciphertext": resized(box.ciphertext)}) for box in message.boxes
+        )
+        return client_says(federation, name, frame, boxes=boxes)
+
+    federation = pilot(monkeypatch)
+    federation.run(on_reply=interfere)
+    report = federation.server.report
+    assert f"{phase}: {VICTIM}: a" in report.faults[VICTIM] and len(report.faults) == 1
+    assert report.aborted is None
+    assert all(VICTIM not in members for members in report.opened.values())
+    assert len([name for name in report.opened if name.startswith("text-")]) == 8
