@@ -19,7 +19,7 @@
     │   ├── BadPlan              contributors or recipient other than the rules give
     │   ├── BadSurvivors         survivor set, dead list or signatures that do not agree
     │   └── BadDelivery          a result other than the one that was agreed on
-    └── AttemptAborted      the aggregation cannot go on; nothing was revealed
+    └── AttemptAborted      the aggregation cannot go on; nothing was opened
 
 A peer's error names the party at fault and the phase. No message prints a secret.
 """
@@ -48,7 +48,7 @@ class AttemptRefused(ProtocolError):
 
 
 class AttemptAborted(ProtocolError):
-    """The attempt ended without revealing anything."""
+    """The attempt ended without opening anything."""
 
 
 class PeerError(ProtocolError):

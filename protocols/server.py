@@ -30,7 +30,7 @@ class AggregationReport:
 
     ``survivors`` maps each phase to whose replies were kept, ``faults`` a client to what was wrong
     with its message, ``opened`` a sum to its contributors, ``skipped`` a sum to the reason.
-    ``aborted`` is the reason if the attempt ended early: then nothing was revealed.
+    ``aborted`` is the reason if the attempt ended early: then nothing was opened.
     """
 
     parameters: AggregationParameters
