@@ -12,6 +12,7 @@ psi_i: another task's adapter; psi_c,i: cross-task adapter; P: gates.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -39,7 +40,7 @@ def new_adapter(connector: nn.Module, *, scale: float = 1.0) -> nn.Module:
     return adapter
 
 
-class Connector(nn.Module):
+class Connector(nn.Module, ABC):
     """A connector with a task adapter, the one part of it that is ever sent.
 
     ``trained_parts`` names the children that its stage trains.
@@ -52,11 +53,11 @@ class Connector(nn.Module):
         """Features [B, N, C] to image tokens [B, N, D]."""
         return self.forward_with_losses(features, {}).image_tokens
 
+    @abstractmethod
     def forward_with_losses(
         self, features: Tensor, weights: Mapping[str, float]
     ) -> ConnectorOutput:
         """The same tokens, and each auxiliary loss with a weight other than zero, unweighted."""
-        raise NotImplementedError
 
     def train_own_parts(self) -> dict[str, nn.Parameter]:
         """Switch gradients on for the stage's own parts and off for the rest.
