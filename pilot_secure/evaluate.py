@@ -153,7 +153,7 @@ def score_again(run: SavedRun, clients: Sequence[str], console: Console) -> list
     worker = _worker(run)
     from pilot_secure.federation.worker import ANSWER_SECONDS
     from pilot_secure.progress import RunProgress
-    from pilot_secure.simulation import load_data
+    from pilot_secure.run_data import load_data
 
     recorded = {client.client: client for client in run.summary.clients}
     expected = sum(recorded[client].test_samples for client in clients) * ANSWER_SECONDS

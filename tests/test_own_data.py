@@ -18,8 +18,8 @@ from pilot_secure.config_file import read_config_file
 from pilot_secure.data.images import expand_to_square
 from pilot_secure.errors import ConfigError
 from pilot_secure.metrics.grounding import iou, parse_box
+from pilot_secure.run_data import load_data
 from pilot_secure.run_folder import RunFolder
-from pilot_secure.simulation import load_data
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "own-data"

@@ -16,7 +16,7 @@ from pilot_secure.errors import DataError
 from pilot_secure.federation.methods import Local, Pilot
 from pilot_secure.federation.state import ClientState
 from pilot_secure.federation.worker import Samples, Worker
-from pilot_secure.simulation import load_data
+from pilot_secure.run_data import load_data
 
 TRAINED = {
     1: {"task_adapter", "client_adapter"},
