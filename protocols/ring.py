@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from protocols.errors import InputError, ParameterError
 
-CHUNK = 1 << 16  # coordinates: 256 KiB of float32, and as much keystream, stay in cache
+CHUNK = 1 << 14  # coordinates: buffers of 64 KiB stay in cache, and are cheap to allocate
 SCALAR_MASK = (1 << 64) - 1
 WEIGHT_STEP = 2.0**-20  # weights are multiples of it, so numerators and denominators agree
 
@@ -63,11 +63,9 @@ class FixedPoint:
 
     def decode(self, words: Words, out: Floats) -> None:
         """Write the float32 sums of v x that the words of an opened sum stand for."""
-        shift = np.uint32(32 - self.bits)
-        signed = (words << shift).view(np.int32)
-        signed >>= np.int32(shift)
-        np.copyto(out, signed, casting="unsafe")
-        out *= np.float32(self.max_weight / self.scale)
+        shift = 32 - self.bits
+        np.copyto(out, (words << np.uint32(shift)).view(np.int32), casting="unsafe")
+        out *= np.float32(self.max_weight / self.scale) * np.float32(2.0**-shift)
 
     def error_bound(self, total_weight: float) -> float:
         """Return the largest error of one coordinate of the mean of ``contributors`` terms.
