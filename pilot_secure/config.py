@@ -1,8 +1,8 @@
 """The configuration of a simulation: one pydantic tree, from which the command line is made.
 
-Every field is written down here once; YAML files under ``configs/`` and command-line options
-are two ways to set it. Cross-field rules are checked when the configuration is built, and all
-problems are reported together.
+Every field is written down once, here and in ``config_data``; YAML files under ``configs/`` and
+command-line options are two ways to set it. Cross-field rules are checked when the configuration
+is built, and all problems are reported together.
 
 The defaults are the embedded scenario's; the paper's own values (Xiong et al., AAAI 2025) are
 named in the descriptions where they differ.
@@ -10,18 +10,15 @@ named in the descriptions where they differ.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from pilot_secure.config_data import DataConfig
 from pilot_secure.config_rules import problems_across_fields
-from pilot_secure.metrics import METRICS
-from protocols.identity import NAME_PATTERN, SERVER
+from pilot_secure.config_section import PositiveInt, Section, Share
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
 Phase = Literal[
     "train",
     "advertise",
@@ -38,97 +35,6 @@ Phase = Literal[
 ]
 
 EMBEDDED_TASKS = 3
-LONGEST_NAME = 56
-"""Of a client or task: `text.<client>-<number>` is a name of the protocol, at most 64 long."""
-
-
-def _party_name(name: str) -> str:
-    """Names go into messages and file names. Raises: ValueError, saying what was expected."""
-    if not re.fullmatch(NAME_PATTERN, name) or len(name) > LONGEST_NAME or name == SERVER:
-        raise ValueError(
-            "lower-case letters, digits, `.`, `_` or `-`, beginning with a letter or a digit, "
-            f"at most {LONGEST_NAME} characters, other than `{SERVER}`"
-        )
-    return name
-
-
-def _task_name(name: str) -> str:
-    """A task's adapters are modules, whose names torch wants without dots."""
-    if not re.fullmatch(NAME_PATTERN, name) or len(name) > LONGEST_NAME or "." in name:
-        raise ValueError(
-            "lower-case letters, digits, `_` or `-`, beginning with a letter or a digit, at most "
-            f"{LONGEST_NAME} characters"
-        )
-    return name
-
-
-def _metric_name(name: str) -> str:
-    if name not in METRICS:
-        raise ValueError(f"one of {', '.join(METRICS)}")
-    return name
-
-
-PartyName = Annotated[str, AfterValidator(_party_name)]
-TaskName = Annotated[str, AfterValidator(_task_name)]
-MetricName = Annotated[str, AfterValidator(_metric_name)]
-
-
-class Section(BaseModel):
-    """A frozen group of fields; an unknown field or a number that is not finite is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ClientFilesConfig(Section):
-    """One client's own data (YAML only): LLaVA conversation JSON and a folder of images.
-
-    Paths are relative to the working directory.
-    """
-
-    name: PartyName | None = Field(None, description="client id; default client-01, client-02, …")
-    task: TaskName = Field(description="task the client belongs to; adapters are averaged per task")
-    metric: MetricName = Field(description="how answers are scored")
-    train: Path = Field(description="LLaVA conversation JSON to train on")
-    test: Path | None = Field(None, description="JSON to score on; default: part of `train`")
-    images: Path = Field(description="folder that image paths are relative to")
-    split_into: PositiveInt = Field(1, description="number of clients this file is divided among")
-    split_by: str | None = Field(
-        None, description="key of the rows that a Dirichlet split groups by; default: IID"
-    )
-    box_order: Literal["xyxy", "yxyx"] = Field(
-        "xyxy", description="order in which answers give the corners of a box"
-    )
-
-
-class DataConfig(Section):
-    """Data."""
-
-    scenario: Literal["visual-understanding", "general-vqa", "files"] = Field(
-        "visual-understanding",
-        description="embedded scenario, or `files` for the user's own data given under `clients`",
-    )
-    clients: tuple[ClientFilesConfig, ...] = Field(
-        (), description="the user's own clients (YAML only; scenario `files`)"
-    )
-    clients_per_task: PositiveInt = Field(3, description="clients of each task")
-    samples_per_client: PositiveInt = Field(64, description="training samples of each client")
-    test_samples: PositiveInt = Field(200, description="test samples of each client")
-    look_strength: Share = Field(1.0, description="how far each task's images differ in look")
-    convention_strength: Share = Field(
-        1.0, description="share of samples that follow the task's own answer convention"
-    )
-    domain_strength: Share = Field(
-        0.25, description="how far clients of one task differ in what they see; 0 is IID"
-    )
-    test_share: Share = Field(
-        0.2, description="share of a client's own file held out for the test (scenario `files`)"
-    )
-    split_alpha: Annotated[float, Field(gt=0)] = Field(
-        0.5, description="concentration of a Dirichlet split; small is uneven"
-    )
-    max_broken_share: Share = Field(
-        0.05, description="share of missing or broken images above which loading stops"
-    )
 
 
 class ModelConfig(Section):
