@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BLOCKED = ("torch", "transformers", "peft", "accelerate", "datasets")
+BLOCKED = ("torch", "transformers", "peft", "accelerate", "datasets", "opacus")
 _BLOCK = f"""
 import importlib, pkgutil, sys
 
@@ -72,6 +72,20 @@ while not server.done:
 print(*np.round(server.report.means["all"], 3))
 """
     assert run(code).split() == ["0.25", "0.333"]  # (1·0 + 2·1/4 + 3·2/4) / 6
+
+
+def test_a_ledger_is_recomputed_without_model_libraries() -> None:
+    code = """
+from pilot_secure.privacy import ClientLedger, DpSgd, Ledger, recompute
+release = DpSgd(
+    round=1, stage=1, sampling="poisson", sampling_rate=0.125, noise_multiplier=2.0,
+    clipping_norm=1.0, steps=8,
+)
+entry = ClientLedger(client="a", task="t", num_examples=64, releases=(release,))
+ledger = Ledger(unit="example", adjacency="zero_out", delta=1e-3, clients=(entry,))
+print(round(recompute(ledger)["a"].epsilon, 2))
+"""
+    assert 0.3 < float(run(code)) < 1.5
 
 
 def test_help_and_mistakes_come_without_torch() -> None:

@@ -1,0 +1,136 @@
+"""`ledger.json`: every release of a run that noise protects, and the privacy claimed for it.
+
+The file holds what a third party needs to compute every epsilon again
+(`pilot_secure.privacy.recompute`): the unit of privacy, the adjacency, and per client the
+releases in order. A release says what happened, not what it costs; accountants say that.
+
+Units of privacy: one training example of a client, or a client with its whole update. Adjacent
+are two inputs that differ in one unit: by a null that contributes nothing (``zero_out``; n_k stays
+public), or by any other unit (``replace_one``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Unit = Literal["example", "client"]
+Adjacency = Literal["zero_out", "replace_one"]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class LedgerError(ValueError):
+    """A file that is no ledger."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Release(_Record):
+    round: Count
+    stage: Literal[1, 2]
+
+
+class DpSgd(_Release):
+    """Steps of DP-SGD: clipped per-sample gradients, summed, plus noise.
+
+    ``noise_multiplier`` is the noise's standard deviation divided by ``clipping_norm``. Only
+    ``poisson`` sampling amplifies; with ``shuffled`` batches each step counts in full.
+    """
+
+    kind: Literal["dp_sgd"] = "dp_sgd"
+    sampling: Literal["poisson", "shuffled"]
+    sampling_rate: Annotated[float, Field(gt=0, le=1)]
+    noise_multiplier: Annotated[float, Field(ge=0)]
+    clipping_norm: Positive
+    steps: Count
+
+
+class LocalNoise(_Release):
+    """A client's whole update, clipped once and noised by the client itself.
+
+    ``uploads`` counts draws of fresh noise on that update: what is computed from one noised
+    update (sketch, distances, sums, further attempts) is post-processing.
+    """
+
+    kind: Literal["local_noise"] = "local_noise"
+    noise_multiplier: Annotated[float, Field(ge=0)]
+    clipping_norm: Positive
+    uploads: Count
+
+
+class SharedNoise(_Release):
+    """A weighted sum of clipped updates, each with a part of the noise, seen as a sum only.
+
+    ``weights`` maps the survivors to their weights (n_k) in the sum, ``noise_multiplier`` is each
+    survivor's own noise over ``clipping_norm``. Colluders (the ledger's bound) know their parts.
+    """
+
+    kind: Literal["shared_noise"] = "shared_noise"
+    noise_multiplier: Annotated[float, Field(ge=0)]
+    clipping_norm: Positive
+    uploads: Count
+    weights: dict[str, Positive]
+
+
+class Unprotected(_Release):
+    """A release without noise, or one that no accountant covers; ``reason`` is a sentence."""
+
+    kind: Literal["unprotected"] = "unprotected"
+    reason: str
+
+
+Release = Annotated[DpSgd | LocalNoise | SharedNoise | Unprotected, Field(discriminator="kind")]
+
+
+class ClientLedger(_Record):
+    """One client's releases, and the epsilon claimed; null is infinity, with its reason."""
+
+    client: str
+    task: str
+    num_examples: Count
+    releases: tuple[Release, ...] = ()
+    epsilon: Annotated[float, Field(ge=0)] | None = None
+    reason: str | None = None
+
+    @property
+    def claimed_epsilon(self) -> float:
+        """The claim as a number."""
+        return math.inf if self.epsilon is None else self.epsilon
+
+
+class Ledger(_Record):
+    """The whole of `ledger.json`. ``epsilon`` of each client holds at ``delta``.
+
+    ``max_colluders`` is c_max: how many survivors of a sum may give their noise away.
+    ``accountant`` names the method behind the claims; ``caveats`` are sentences on what epsilon
+    does not cover.
+    """
+
+    schema_version: Literal[1] = 1
+    unit: Unit
+    adjacency: Adjacency
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    max_colluders: Annotated[int, Field(ge=0)] = 0
+    accountant: Literal["pld"] = "pld"
+    noise: Literal["floating_point_gaussian"] = "floating_point_gaussian"
+    clients: tuple[ClientLedger, ...]
+    caveats: tuple[str, ...] = ()
+
+    def to_json(self) -> bytes:
+        """UTF-8 JSON, indented, ending in a line break."""
+        return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+def parse_ledger(content: bytes) -> Ledger:
+    """The ledger in a `ledger.json`. Raises: LedgerError naming the first field that is wrong."""
+    try:
+        return Ledger.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise LedgerError(f"no valid ledger: {where}: {first['msg']}") from None
