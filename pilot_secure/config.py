@@ -34,6 +34,8 @@ Phase = Literal[
     "clear_deliver",
 ]
 
+MethodName = Literal["pilot", "local", "fedavg", "task_fedavg", "fedprox", "fedadam", "shepherd"]
+
 EMBEDDED_TASKS = 3
 
 
@@ -96,8 +98,10 @@ class TrainingConfig(Section):
 class FederationConfig(Section):
     """Federation."""
 
-    method: Literal["pilot", "local"] = Field(
-        "pilot", description="what clients train, send and combine"
+    method: MethodName = Field(
+        "pilot",
+        description="what clients train, send and combine (local: nothing is exchanged; "
+        "task_fedavg: FedAvg within each task)",
     )
     rounds: PositiveInt = Field(3, description="communication rounds R")
     schedule: Literal["stage1_once", "both_stages"] = Field(
@@ -123,6 +127,26 @@ class FederationConfig(Section):
     def taking_part(self, clients: int) -> int:
         """How many of a task's clients take part in a round, at least one."""
         return max(1, round(clients * self.participation))
+
+
+class MethodsConfig(Section):
+    """Rival methods: settings that one method alone has."""
+
+    proximal_weight: Annotated[float, Field(gt=0)] = Field(
+        0.01, description="μ of fedprox's proximal term"
+    )
+    server_learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-2, description="η of fedadam's step towards the mean"
+    )
+    server_beta1: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.9, description="β1 of fedadam's momentum"
+    )
+    server_beta2: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.99, description="β2 of fedadam's second moment"
+    )
+    server_tau: Annotated[float, Field(gt=0)] = Field(
+        1e-3, description="τ of fedadam, added to the root of the second moment"
+    )
 
 
 class DropoutConfig(Section):
@@ -205,13 +229,14 @@ class RunConfig(Section):
 
 
 class SimulationConfig(Section):
-    """A federated run: data, model, training, federation, secure aggregation."""
+    """A federated run: data, model, training, federation, rival methods, secure aggregation."""
 
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
+    methods: MethodsConfig = MethodsConfig()
     security: SecurityConfig = SecurityConfig()
 
     @model_validator(mode="after")
@@ -229,6 +254,21 @@ class SimulationConfig(Section):
         for client in self.data.clients:
             sizes[client.task] = sizes.get(client.task, 0) + client.split_into
         return sizes
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether the method sends anything."""
+        return self.federation.method != "local"
+
+    @property
+    def selects_neighbours(self) -> bool:
+        """Whether the method compares text adapters by distance."""
+        return self.federation.method == "pilot"
+
+    @property
+    def sums_within_tasks(self) -> bool:
+        """Whether the method has sums over one task's clients alone."""
+        return self.federation.method in ("pilot", "task_fedavg")
 
     @property
     def num_clients(self) -> int:

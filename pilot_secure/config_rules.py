@@ -44,7 +44,7 @@ def _data_problems(config: SimulationConfig) -> list[str]:
 def _cohort_problems(config: SimulationConfig) -> list[str]:
     problems = _simulated_problems(config)
     size, neighbours = config.cohort_size, config.federation.num_neighbours
-    if config.federation.method == "pilot" and neighbours >= size:
+    if config.selects_neighbours and neighbours >= size:
         problems.append(
             f"federation.num_neighbours is {neighbours}: expected fewer than the {size} clients "
             "that take part in a round"
@@ -61,7 +61,7 @@ def _simulated_problems(config: SimulationConfig) -> list[str]:
     """Replay and drop-outs that could never take place."""
     federation, security, problems = config.federation, config.security, []
     if federation.replay_selection is not None and (
-        security.secure_agg or federation.method == "local"
+        security.secure_agg or not config.selects_neighbours
     ):
         problems.append(
             f"federation.replay_selection is {federation.replay_selection}: expected a method "
@@ -77,10 +77,16 @@ def _simulated_problems(config: SimulationConfig) -> list[str]:
 
 
 def _security_problems(config: SimulationConfig) -> list[str]:
-    security, cohort = config.security, config.cohort_size
-    if not security.secure_agg or config.federation.method == "local":
+    if not config.security.secure_agg or not config.exchanges:
         return []
-    problems = []
+    problems = _threshold_problems(config)
+    if config.selects_neighbours:
+        problems += _neighbour_problems(config)
+    return [*problems, *_contributor_problems(config)]
+
+
+def _threshold_problems(config: SimulationConfig) -> list[str]:
+    security, cohort, problems = config.security, config.cohort_size, []
     if security.min_contributors < security.max_colluders + 2:
         problems.append(
             f"security.min_contributors is {security.min_contributors}: expected at least "
@@ -89,11 +95,6 @@ def _security_problems(config: SimulationConfig) -> list[str]:
     threshold = security.threshold
     if threshold == "auto":
         threshold = smallest_threshold(cohort, security.max_colluders)
-    if security.neighbour_visibility == "auto" and cohort > HIDDEN_UP_TO:
-        problems.append(
-            f"security.neighbour_visibility is auto: expected hidden or visible, stated, for "
-            f"{cohort} clients in a round (more than {HIDDEN_UP_TO})"
-        )
     if threshold > cohort:
         problems.append(
             f"security.threshold is {threshold}: expected at most the {cohort} clients that take "
@@ -104,27 +105,48 @@ def _security_problems(config: SimulationConfig) -> list[str]:
             f"security.threshold is {threshold}: expected 2·threshold > clients + max_colluders, "
             f"at least {smallest_threshold(cohort, security.max_colluders)}"
         )
-    minimum = f"security.min_contributors = {security.min_contributors} under secure_agg"
-    if config.data.scenario != "files":
-        if config.data.clients_per_task < security.min_contributors:
-            problems.append(
-                f"data.clients_per_task is {config.data.clients_per_task}: expected at least "
-                f"{minimum}"
-            )
-    else:
-        problems += [
-            f"data.clients has {size} client{'s' if size > 1 else ''} of task {task}: expected at "
-            f"least {minimum}"
-            for task, size in config.task_sizes().items()
-            if size < security.min_contributors
-        ]
-    problems += _participation_problems(config)
-    if config.federation.num_neighbours < security.min_contributors - 1:
+    return problems
+
+
+def _neighbour_problems(config: SimulationConfig) -> list[str]:
+    security, neighbours, problems = config.security, config.federation.num_neighbours, []
+    if security.neighbour_visibility == "auto" and config.cohort_size > HIDDEN_UP_TO:
         problems.append(
-            f"federation.num_neighbours is {config.federation.num_neighbours}: expected at least "
+            f"security.neighbour_visibility is auto: expected hidden or visible, stated, for "
+            f"{config.cohort_size} clients in a round (more than {HIDDEN_UP_TO})"
+        )
+    if neighbours < security.min_contributors - 1:
+        problems.append(
+            f"federation.num_neighbours is {neighbours}: expected at least "
             f"security.min_contributors - 1 = {security.min_contributors - 1} under secure_agg"
         )
     return problems
+
+
+def _contributor_problems(config: SimulationConfig) -> list[str]:
+    """Sums that could never have enough contributors."""
+    minimum = config.security.min_contributors
+    least = f"security.min_contributors = {minimum} under secure_agg"
+    if not config.sums_within_tasks:
+        if config.cohort_size >= minimum:
+            return []
+        return [
+            f"federation.method {config.federation.method} sums over the {config.cohort_size} "
+            f"clients of a round: expected at least {least}"
+        ]
+    if config.data.scenario != "files":
+        few = config.data.clients_per_task < minimum
+        problems = [
+            f"data.clients_per_task is {config.data.clients_per_task}: expected at least {least}"
+        ]
+        return [*(problems if few else []), *_participation_problems(config)]
+    problems = [
+        f"data.clients has {size} client{'s' if size > 1 else ''} of task {task}: expected at "
+        f"least {least}"
+        for task, size in config.task_sizes().items()
+        if size < minimum
+    ]
+    return [*problems, *_participation_problems(config)]
 
 
 def _participation_problems(config: SimulationConfig) -> list[str]:

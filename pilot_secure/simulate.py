@@ -21,9 +21,9 @@ from pilot_secure.summary import StartOfRun
 
 PROGRAM = "python -m pilot_secure.simulate"
 DESCRIPTION = (
-    "Simulate a federation that tunes a LLaVA by Pilot: clients with different tasks, task "
-    "adapters averaged per task, text adapters combined with the nearest others, under secure "
-    "aggregation if asked for. Results go into a run folder."
+    "Simulate a federation that tunes a LLaVA by Pilot (clients with different tasks, task "
+    "adapters averaged per task, text adapters combined with the nearest others) or a rival "
+    "method, under secure aggregation if asked for. Results go into a run folder."
 )
 
 
@@ -62,18 +62,21 @@ def _announce(console: Console, config: SimulationConfig, folder: RunFolder) -> 
 def _mode(config: SimulationConfig) -> str:
     """Return one line on who sees what."""
     security = config.security
-    if config.federation.method == "local":
+    if not config.exchanges:
         return "nothing is exchanged"
     if not security.secure_agg:
         return "clear mode: the server sees every adapter; --secure-agg hides them"
-    sketch = "exact" if security.sketch_size is None else f"sketch of {security.sketch_size}"
-    visible = security.neighbour_visibility == "visible"
-    return (
+    colluders = f"{security.max_colluders} colluding client"
+    colluders += "" if security.max_colluders == 1 else "s"
+    mode = (
         f"secure aggregation: {security.ring_bits}-bit ring, at least "
-        f"{security.min_contributors} contributors a sum, {security.max_colluders} colluding "
-        f"client{'' if security.max_colluders == 1 else 's'} tolerated, neighbours "
-        f"{'visible' if visible else 'hidden'}, encrypted distances ({sketch})"
+        f"{security.min_contributors} contributors a sum, {colluders} tolerated"
     )
+    if not config.selects_neighbours:
+        return mode
+    sketch = "exact" if security.sketch_size is None else f"sketch of {security.sketch_size}"
+    visible = "visible" if security.neighbour_visibility == "visible" else "hidden"
+    return f"{mode}, neighbours {visible}, encrypted distances ({sketch})"
 
 
 def simulate(

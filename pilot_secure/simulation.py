@@ -109,7 +109,7 @@ class Simulation:
             before=scores.get("before"),
             after_local=after_local,
             after_aggregation=scores.get("after_aggregation")
-            if self.server.aggregates
+            if self.server.ends_with_aggregation
             else after_local,
         )
 

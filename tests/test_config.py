@@ -194,3 +194,27 @@ def test_a_configuration_does_not_change() -> None:
     config = SimulationConfig()
     with pytest.raises(ValidationError, match="frozen"):
         config.federation.rounds = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "fedadam", "shepherd"])
+def test_sums_over_all_ask_for_no_minimum_in_a_task(name: str) -> None:
+    two = {"data": {"clients_per_task": 2}, "federation": {"method": name, "participation": 0.5}}
+    assert build(SECURE, two).cohort_size == 3
+    (problem,) = problems(SECURE, two, {"security": {"min_contributors": 4}})
+    assert problem.startswith(f"federation.method {name} sums over the 3 clients of a round")
+
+
+def test_sums_within_a_task_ask_for_its_minimum() -> None:
+    (problem,) = problems(
+        SECURE, {"data": {"clients_per_task": 2}, "federation": {"method": "task_fedavg"}}
+    )
+    assert problem.startswith("data.clients_per_task is 2: expected at least security.min_contr")
+
+
+def test_methods_without_neighbours_do_not_care_how_many() -> None:
+    settings = {"federation": {"method": "fedavg", "num_neighbours": 100}}
+    wide = {"data": {"clients_per_task": 12}}
+    assert build(SECURE, wide, settings).num_clients == 36
+    replay = {"federation": {"method": "fedavg", "replay_selection": "runs/a"}}
+    (problem,) = problems(replay)
+    assert problem.startswith("federation.replay_selection is runs/a: expected a method that sel")

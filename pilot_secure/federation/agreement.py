@@ -56,7 +56,7 @@ class Agreement:
             attempt=attempt,
             roster=self.roster.digest(),
             cohort=tuple(sorted(cohort)),
-            sums=self.method.sums(self.tasks, cohort),
+            sums=self.method.sums(self.tasks, cohort, stage),
             vector_lengths=dict(self.vector_lengths),
             clip=dict.fromkeys(self.vector_lengths, security.clip),
             max_samples=self.max_samples,
@@ -64,7 +64,7 @@ class Agreement:
             threshold=threshold,
             max_colluders=colluders,
             min_contributors=minimum,
-            num_neighbours=min(federation.num_neighbours, len(cohort) - 1),
+            num_neighbours=max(1, min(federation.num_neighbours, len(cohort) - 1)),
             neighbour_visibility="visible"
             if security.neighbour_visibility == "visible"
             else "hidden",

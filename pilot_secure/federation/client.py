@@ -13,6 +13,7 @@ from pilot_secure.federation.agreement import Agreement
 from pilot_secure.federation.journal import Journal
 from pilot_secure.federation.messages import (
     AnyFederationMessage,
+    CatchUp,
     ClearCall,
     ClearDelivery,
     ClearUpdate,
@@ -86,6 +87,7 @@ class FederationClient:
         self._place: _Place | None = None
         self._machine: AggregationClient | None = None
         self._previous_results = bytes(32)
+        self._absorbed: set[tuple[int, int]] = set()
 
     @property
     def num_samples(self) -> int:
@@ -129,15 +131,14 @@ class FederationClient:
 
     def _train(self, request: TrainRequest) -> bytes:
         self._place = _Place(request.round, request.stage, request.cohort)
-        if request.catch_up is not None:
-            means = means_from_wire(request.catch_up.means)
-            self._method.absorb_means(self.state, means, self._worker, self.data.task)
-            self._previous_results = results_hash(request.catch_up.session, means)
+        for delivered in request.catch_up:
+            self._catch_up(delivered)
         self._method.begin_stage(self.state, request.stage, self._worker, self.data.task)
         self._worker.train(
             self.state,
             self._samples,
             stage=request.stage,
+            plan=self._method.plan(request.stage),
             label=f"{self.name}/round-{request.round}/stage-{request.stage}",
             journal=lambda epoch, steps, means: self._journal.losses(
                 self.name, request.round, request.stage, epoch, steps, means
@@ -147,6 +148,14 @@ class FederationClient:
             ),
         )
         return self._seal(request, Done)
+
+    def _catch_up(self, delivered: CatchUp) -> None:
+        """Take the means of an aggregation, once: the server may not know that it was heard."""
+        means = means_from_wire(delivered.means)
+        self._previous_results = results_hash(delivered.session, means)
+        if (delivered.round, delivered.stage) not in self._absorbed:
+            self._absorbed.add((delivered.round, delivered.stage))
+            self._method.absorb_means(self.state, means, self._worker, self.data.task)
 
     def _evaluate(self, request: EvaluateRequest) -> bytes:
         state = self.state if request.point != "before" else self._worker.bare_state()
@@ -198,6 +207,7 @@ class FederationClient:
 
     def _take_home(self, result: AggregationResult) -> None:
         assert self._place is not None
+        self._absorbed.add((self._place.round, self._place.stage))
         self._method.absorb_means(self.state, result.means, self._worker, self.data.task)
         if result.sealed is not None:
             self._method.absorb_personal(self.state, result.sealed, self._worker, self.num_samples)

@@ -35,7 +35,7 @@ class FederationMessage(BaseModel):
 
 
 class CatchUp(BaseModel):
-    """The means of the last aggregation, for a client that was not there to accept them.
+    """The means of one aggregation, for a client that was not there to accept them.
 
     They are no secret: everybody who was there has them, and compares them in the next
     aggregation. ``session`` is the 32-byte id of the session they come from.
@@ -43,16 +43,21 @@ class CatchUp(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
+    round: int = Field(ge=0, lt=1 << 31)
+    stage: int = Field(ge=0, le=2)
     session: Annotated[bytes, Field(min_length=32, max_length=32)]
     means: Means
 
 
 class TrainRequest(FederationMessage):
-    """The server asks a client to train one stage, and says with whom it will aggregate."""
+    """The server asks a client to train one stage, and says with whom it will aggregate.
+
+    ``catch_up`` holds every aggregation that the client has not confirmed, oldest first.
+    """
 
     kind: Literal["train"] = "train"
     cohort: tuple[Name, ...] = Field(min_length=1, max_length=4096)
-    catch_up: CatchUp | None = None
+    catch_up: tuple[CatchUp, ...] = Field(default=(), max_length=4096)
 
 
 class EvaluateRequest(FederationMessage):

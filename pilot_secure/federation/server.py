@@ -60,14 +60,18 @@ class FederationServer:
         self._replayed = replayed
         self._announce, self._aggregated = announce, aggregated
         self.events = RunEvents()
-        self._last_means: CatchUp | None = None
-        self._up_to_date: set[str] = set()
+        self._missed: dict[str, list[CatchUp]] = {client: [] for client in agreement.tasks}
 
     @property
-    def aggregates(self) -> bool:
-        """Whether the method exchanges anything."""
+    def ends_with_aggregation(self) -> bool:
+        """Whether anything is exchanged after the last stage of the last round."""
+        last = self._agreement.method.stages(self._agreement.config.federation.rounds)[-1]
+        return self._aggregates(last)
+
+    def _aggregates(self, stage: int) -> bool:
+        """Whether anything is exchanged after a stage."""
         tasks = self._agreement.tasks
-        return bool(self._agreement.method.sums(tasks, list(tasks)))
+        return bool(self._agreement.method.sums(tasks, list(tasks), stage))
 
     def run(self) -> None:
         """Run all rounds.
@@ -86,6 +90,8 @@ class FederationServer:
                 self._train(round_number, stage, cohort)
                 if scored:
                     self._evaluate("after_local", round_number, stage, everybody)
+                if not self._aggregates(stage):
+                    continue
                 self._aggregate(round_number, stage, cohort)
                 if scored:
                     self._evaluate("after_aggregation", round_number, stage, everybody)
@@ -141,15 +147,17 @@ class FederationServer:
 
     def _train(self, round_number: int, stage: int, cohort: tuple[str, ...]) -> None:
         self._announce(f"round {round_number}, stage {stage}: local training")
-        self._ask(
+        trained = self._ask(
             PhaseKey("train", round_number, stage),
             cohort,
             lambda client: TrainRequest(
                 **self._header(round_number, stage, client),
                 cohort=cohort,
-                catch_up=None if client in self._up_to_date else self._last_means,
+                catch_up=tuple(self._missed[client]),
             ),
         )
+        for client in trained:
+            self._missed[client].clear()
 
     def _evaluate(
         self, point: Moment, round_number: int, stage: int, clients: Sequence[str]
@@ -164,8 +172,6 @@ class FederationServer:
         )
 
     def _aggregate(self, round_number: int, stage: int, cohort: tuple[str, ...]) -> None:
-        if not self._agreement.method.sums(self._agreement.tasks, cohort):
-            return
         self._announce(f"round {round_number}, stage {stage}: aggregation")
         if self._agreement.config.security.secure_agg:
             self._aggregate_securely(round_number, stage, cohort)
@@ -187,7 +193,10 @@ class FederationServer:
                     for spec in report.parameters.sums
                     if not spec.sealed
                 }
-                self._remember(CatchUp(session=report.session, means=means), report.receipts)
+                delivered = CatchUp(
+                    round=round_number, stage=stage, session=report.session, means=means
+                )
+                self._remember(delivered, report.receipts)
                 report.results = {}  # large, and kept as the means to catch up with
                 report.__dict__.pop("means", None)
                 return
@@ -263,8 +272,10 @@ class FederationServer:
             ),
         )
         means = next(iter(results.values()))["means"] if results else {}
-        self._remember(CatchUp(session=bytes(32), means=means), told)
+        delivered = CatchUp(round=round_number, stage=stage, session=bytes(32), means=means)
+        self._remember(delivered, told)
 
-    def _remember(self, means: CatchUp, told: Iterable[str]) -> None:
+    def _remember(self, delivered: CatchUp, told: Iterable[str]) -> None:
         """Keep the means for whoever was not there to be told."""
-        self._last_means, self._up_to_date = means, set(told)
+        for client in self._missed.keys() - set(told):
+            self._missed[client].append(delivered)

@@ -21,6 +21,7 @@ class ClientState:
         connector: the current stage's connector module (None: the base model's own).
         mixture: stage 2's connector, laid aside while stage 1 is trained again.
         task_adapters: the newest mean of every task's adapter, as delivered by the server.
+        memory: flat vectors that a method keeps from one aggregation to the next, by name.
 
     Secrecy: the client's alone; what leaves it is masked.
     """
@@ -29,6 +30,7 @@ class ClientState:
     connector: nn.Module | None = None
     mixture: MixtureConnector | None = None
     task_adapters: dict[str, TensorDict] = field(default_factory=dict)
+    memory: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def difference(current: TensorDict, start: TensorDict) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ from pilot_secure.data import (
     prompt_lengths,
 )
 from pilot_secure.errors import DataError, RunFolderError
+from pilot_secure.federation.plan import TrainingPlan
 from pilot_secure.federation.state import ClientState, TensorDict
 from pilot_secure.metrics import MetricScore, score
 from pilot_secure.models import (
@@ -61,6 +62,8 @@ ANSWER_SECONDS = 0.004
 
 EpochJournal = Callable[[int, int, dict[str, float]], None]
 SecondsDone = Callable[[float], None]
+
+ORDINARY = TrainingPlan()
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 
@@ -154,6 +157,7 @@ class Worker:
         samples: Samples,
         *,
         stage: int,
+        plan: TrainingPlan = ORDINARY,
         label: str,
         journal: EpochJournal,
         progress: SecondsDone,
@@ -161,8 +165,9 @@ class Worker:
         """Train the text adapter and the connector's own parts for the configured epochs.
 
         The loss of a step is the mean over its samples of cross-entropy plus weighted auxiliary
-        losses. The optimiser (AdamW, cosine schedule with warm-up) starts afresh: no state is
-        carried from one stage or round to the next. ``label`` fixes the order of the samples.
+        losses, and the plan's proximal term. The optimiser (AdamW, cosine schedule with warm-up)
+        starts afresh: no state is carried from one stage or round to the next. ``label`` fixes the
+        order of the samples.
         """
         settings = self._training
         connector = self._put_in_place(state)
@@ -180,12 +185,13 @@ class Worker:
         schedule = get_cosine_schedule_with_warmup(
             optimizer, round(settings.warmup_share * steps), steps
         )
+        pull = ProximalTerm(plan.proximal_weight, [*text, *visual])
         self.model.train()
         generator = torch.Generator().manual_seed(_derived_seed(self._seed, label))
         for epoch in range(settings.epochs):
             totals: dict[str, list[float]] = defaultdict(list)
             for rows in self._batches(len(samples), generator):
-                losses = self._step(connector, samples, rows, [*text, *visual], optimizer)
+                losses = self._step(connector, samples, rows, pull, optimizer)
                 schedule.step()
                 for name, value in losses.items():
                     totals[name].append(value)
@@ -206,10 +212,10 @@ class Worker:
         connector: Connector,
         samples: Samples,
         rows: list[int],
-        parameters: list[nn.Parameter],
+        pull: ProximalTerm,
         optimizer: torch.optim.Optimizer,
     ) -> dict[str, float]:
-        """Take one step; return the mean of every loss.
+        """Take one step on ``pull.parameters``; return the mean of every loss.
 
         The objective is cross-entropy plus λ0 times the difference loss in stage 1 (Eq. 4), plus
         λ1 times load-balancing and λ2 times the router z-loss in stage 2 (Eq. 9).
@@ -226,10 +232,10 @@ class Worker:
         with self.accelerator.autocast():
             output: ConnectorOutput = connector.forward_with_losses(features, weights)
             answers = answer_losses(self.model, batch, output.image_tokens)
-            loss = (answers + weighted_sum(output.losses, weights)).mean()
+            loss = (answers + weighted_sum(output.losses, weights)).mean() + pull.loss()
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
+        self.accelerator.clip_grad_norm_(pull.parameters, settings.max_grad_norm)
         optimizer.step()
         named = {name: float(value.detach().mean()) for name, value in output.losses.items()}
         return {"total": float(loss.detach()), "answer": float(answers.detach().mean()), **named}
@@ -299,6 +305,21 @@ class Worker:
         load_text_adapter_state(self.model, state.text_adapter)
         connector = state.connector if state.connector is not None else self.base_connector
         return connector.to(self.accelerator.device)  # type: ignore[return-value]
+
+
+class ProximalTerm:
+    """μ/2 ‖θ − θ₀‖² over the trained parameters, θ₀ their values when it is made (FedProx)."""
+
+    def __init__(self, weight: float, parameters: list[nn.Parameter]) -> None:
+        self.parameters, self._weight = parameters, weight
+        self._anchors = [p.detach().clone() for p in parameters] if weight else []
+
+    def loss(self) -> Tensor | float:
+        """The term's value; 0.0 if its weight is."""
+        if not self._weight:
+            return 0.0
+        pairs = zip(self.parameters, self._anchors, strict=True)
+        return self._weight / 2 * torch.stack([(p - a).square().sum() for p, a in pairs]).sum()
 
 
 def _derived_seed(seed: int, label: str) -> int:

@@ -73,11 +73,12 @@ def test_whoever_missed_the_delivery_catches_up(run_tiny: Callable[..., Finished
     run = run_tiny(SIX, THREE_ROUNDS, dropouts(gone(1, "deliver")))
     told, first = frames(run, "train", 2), run.result("client-02")
     assert [client for client, message in told.items() if message.catch_up] == ["client-01"]
-    means = federation.means_from_wire(told["client-01"].catch_up.means)
+    (missed,) = told["client-01"].catch_up
+    means = federation.means_from_wire(missed.means)
     assert means.keys() == first.means.keys()
     for sum_id, mean in first.means.items():
         np.testing.assert_array_equal(means[sum_id], mean)
-    assert all(message.catch_up is None for message in frames(run, "train", 3).values())
+    assert not any(message.catch_up for message in frames(run, "train", 3).values())
     assert (1, 1, "client-01") not in run.results
     assert run.simulation.server.events.refusals == []
     # all compare, in round 2, what they were told in round 1: client-01 was told the same

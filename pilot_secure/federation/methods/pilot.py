@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pilot_secure.config import SimulationConfig
+from pilot_secure.federation.methods.base import Method
 from pilot_secure.federation.state import (
     ClientState,
     TensorDict,
@@ -31,13 +31,10 @@ def task_sum_id(task: str) -> str:
     return f"task.{task}"
 
 
-class Pilot:
+class Pilot(Method):
     """The paper's method."""
 
     name = "pilot"
-
-    def __init__(self, config: SimulationConfig, tasks: Sequence[str]) -> None:
-        self._config, self._tasks = config, tuple(tasks)
 
     def stages(self, round_number: int) -> tuple[int, ...]:
         """``stage1_once``: stage 1 in round 1, stage 2 after it; else both in every round."""
@@ -45,7 +42,9 @@ class Pilot:
             return (1, 2)
         return (1,) if round_number == 1 else (2,)
 
-    def sums(self, tasks: Mapping[str, str], cohort: Sequence[str]) -> tuple[SumSpec, ...]:
+    def sums(
+        self, tasks: Mapping[str, str], cohort: Sequence[str], stage: int
+    ) -> tuple[SumSpec, ...]:
         """One mean per task for everybody, one sealed sum of text adapters per client."""
         members = {task: sorted(c for c in cohort if tasks[c] == task) for task in self._tasks}
         by_task = [
