@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def print_report(console: Console, summary: Summary, folder: Path) -> None:
     console.print(phases_table(summary))
     for line in drop_out_lines(summary):
         console.print(line, highlight=False)
+    exposure = effective_privacy_table(summary)
+    if exposure is not None:
+        console.print(exposure)
     for line in leakage_lines(summary):
         console.print(line, highlight=False)
     for note in summary.notes:
@@ -121,28 +125,76 @@ def drop_out_lines(summary: Summary) -> list[str]:
     ]
 
 
-def leakage_lines(summary: Summary) -> list[str]:
-    """The most exposed client of every vector, for the server and each size of coalition.
+def effective_privacy_table(summary: Summary) -> Table | None:
+    """One row a client: its exposure to the server, the key holder and the worst coalition.
 
-    Leverage 1 means that the viewer's sums determine the client's vector, 0 that they say
-    nothing of it beyond what the others' vectors cover.
+    None where nothing is exchanged.
     """
-    extra = summary.leakage.model_extra or {}
-    worst: dict[tuple[int, str], dict[str, Any]] = {}
-    for aggregation in extra.get("aggregations", []):
-        for entry in aggregation["worst"]:
-            key = (entry["coalition_size"], entry["vector"])
-            if key not in worst or entry["leverage"] > worst[key]["leverage"]:
-                worst[key] = {**entry, "round": aggregation["round"]}
-    lines = [
-        f"leakage: {_viewer(size)} knows at most leverage {entry['leverage']:.2f} of a "
-        f"{vector.replace('_', ' ')} ({entry['victim']}, round {entry['round']})"
-        for (size, vector), entry in sorted(worst.items())
+    entries = _entries(summary)
+    viewers = sorted({_viewer(entry) for entry in entries}, key=_viewer_order)
+    if not entries:
+        return None
+    noised = any(entry["mu"] is not None for entry in entries)
+    table = Table(title="what each view tells of a client", box=box.SIMPLE_HEAD)
+    table.title_justify = "left"
+    table.add_column("client")
+    for viewer in viewers:
+        table.add_column(viewer, justify="right")
+    for client in dict.fromkeys(entry["client"] for entry in entries):
+        cells = []
+        for viewer in viewers:
+            seen = [e for e in entries if e["client"] == client and _viewer(e) == viewer]
+            cells.append(_exposure(max(seen, key=_exposedness), noised) if seen else "–")
+        table.add_row(client, *cells)
+    table.caption = _NOISED_LEGEND if noised else _LEGEND
+    table.caption_justify = "left"
+    return table
+
+
+_LEGEND = (
+    "leverage of the client's vectors in what is seen (1: determined; 0: nothing beyond what the "
+    "others' vectors cover), and distances seen"
+)
+_NOISED_LEGEND = _LEGEND + "; mu of Gaussian DP; epsilon at the run's delta"
+
+
+def _entries(summary: Summary) -> list[dict[str, Any]]:
+    return list((summary.leakage.model_extra or {}).get("effective_privacy", []))
+
+
+def _viewer(entry: dict[str, Any]) -> str:
+    size = len(entry["members"])
+    if not size:
+        return str(entry["viewer"]).replace("_", " ")
+    return "worst other client" if size == 1 else f"worst coalition of {size}"
+
+
+def _viewer_order(viewer: str) -> tuple[bool, bool, str]:
+    return viewer.startswith("worst"), viewer.startswith("worst c"), viewer
+
+
+def _exposedness(entry: dict[str, Any]) -> tuple[float, float, int]:
+    mu = math.inf if entry["mu"] is None else entry["mu"]
+    return mu, max(entry["leverage"].values(), default=0.0), entry["distances"]
+
+
+def _exposure(entry: dict[str, Any], noised: bool) -> str:
+    words = [
+        f"{vector.split('_')[0]} {leverage:.2f}"
+        for vector, leverage in sorted(entry["leverage"].items())
     ]
-    if lines:
-        lines.append(
-            "leakage: leverage 1: determined; 0: nothing beyond what the others' vectors cover"
-        )
+    if entry["distances"]:
+        words.append(f"{entry['distances']} dist.")
+    if noised:
+        epsilon = entry["epsilon"]
+        words.append("mu ∞" if entry["mu"] is None else f"mu {entry['mu']:.2f}")
+        words.append("eps ∞" if epsilon is None else f"eps {epsilon:.2f}")
+    return ", ".join(words)
+
+
+def leakage_lines(summary: Summary) -> list[str]:
+    """What is leaked beside the views of the table: cheaters' bits, sums one client apart."""
+    extra, lines = summary.leakage.model_extra or {}, []
     if "distances" in extra:
         bits = extra["distances"]["malicious_bits_per_victim_and_aggregation"]
         lines.append(
@@ -155,9 +207,3 @@ def leakage_lines(summary: Summary) -> list[str]:
             f"{', '.join(entry['clients'])} alone"
         )
     return lines
-
-
-def _viewer(size: int) -> str:
-    if size == 0:
-        return "the server"
-    return "a client" if size == 1 else f"a coalition of {size}"

@@ -115,7 +115,12 @@ class Simulation:
 
     def _leakage(self) -> dict[str, Any]:
         samples = {name: client.num_samples for name, client in self.clients.items()}
-        return run_leakage(self.server.events.reports, self.journal.results, samples)
+        return run_leakage(
+            self.server.events.reports,
+            self.journal.results,
+            samples,
+            in_clear=() if self.config.security.secure_agg else self.server.vectors,
+        )
 
     def _notes(self) -> list[str]:
         notes = [

@@ -7,6 +7,12 @@ of e_v projected on the row space, e_v' A^+ A e_v: 0 when the view says nothing 
 others cover, 1 when v's vector is determined. Weights and sample counts are taken as known to the
 viewer, which makes this an upper bound.
 
+With local Gaussian noise of covariance Σ (diagonal, in units of each client's sensitivity) on the
+vectors, the same view tells of client k as much as one number with
+mu_k = sqrt(a_k' (A Σ A')^+ a_k), a_k the client's column: the mu of Gaussian differential privacy
+(Dong et al. 2022). Leverage is mu_k² at Σ = 1: how much of what k's own noisy vector would tell
+is left in the sums.
+
 Distances are not linear per coordinate: a client's own row gives it one number per peer and
 aggregation, which is counted beside the matrix.
 """
@@ -33,8 +39,9 @@ MAX_COALITIONS = 2000
 class View(BaseModel):
     """One viewer's knowledge of one vector over all other clients.
 
-    ``leverage`` maps each client outside the coalition to 0..1; ``num_distances`` counts the
-    distances that the viewer knows, which the matrix leaves out.
+    ``leverage`` maps each client outside the coalition to 0..1; ``mu`` to its effective privacy
+    where clients add noise (None: nothing limits it); ``num_distances`` counts the distances that
+    the viewer knows, which the matrix leaves out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +52,7 @@ class View(BaseModel):
     num_sums: int
     num_distances: int
     leverage: dict[str, float]
+    mu: dict[str, float | None] = {}
 
     @property
     def most_exposed(self) -> tuple[str, float]:
@@ -126,12 +134,17 @@ def _weight_of(
 
 
 def view_of(
-    vector: str, clients: Collection[str], viewer: tuple[str, ...], rows: Iterable[OpenedRow]
+    vector: str,
+    clients: Collection[str],
+    viewer: tuple[str, ...],
+    rows: Iterable[OpenedRow],
+    noise: Mapping[str, float] | None = None,
 ) -> View:
     """Return what ``viewer`` (the server, or a coalition of clients) knows of ``vector``.
 
     A coalition reads the sums for all and those sealed for its members, and knows its members'
-    own vectors; the server reads the sums for all only.
+    own vectors and noise; the server reads the sums for all only. ``noise`` is each client's
+    standard deviation of local noise divided by its sensitivity.
     """
     coalition = set(viewer) - {SERVER}
     others = sorted(set(clients) - coalition)
@@ -141,7 +154,15 @@ def view_of(
         if row.vector == vector and (row.recipient == SERVER or row.recipient in coalition)
     ]
     matrix = np.array([[row.coefficients.get(name, 0.0) for name in others] for row in seen])
-    rank, leverages = rank_and_leverage(matrix.reshape(len(seen), len(others)))
+    matrix = matrix.reshape(len(seen), len(others))
+    rank, leverages = rank_and_leverage(matrix)
+    mu: dict[str, float | None] = {}
+    if noise is not None:
+        found = effective_mu(matrix, np.array([noise.get(name, 0.0) for name in others]))
+        mu = {
+            name: None if np.isinf(value) else float(value)
+            for name, value in zip(others, found, strict=True)
+        }
     return View(
         vector=vector,
         viewer=viewer,
@@ -149,16 +170,37 @@ def view_of(
         num_sums=len(seen),
         num_distances=0,
         leverage=dict(zip(others, map(float, leverages), strict=True)),
+        mu=mu,
     )
 
 
 def rank_and_leverage(matrix: NDArray[np.float64]) -> tuple[int, NDArray[np.float64]]:
     """Return the rank of A [rows, clients] and the diagonal of A^+ A [clients]."""
-    if matrix.size == 0:
+    rank, squares = _squared_mu(matrix, np.ones(matrix.shape[1]))
+    return rank, np.clip(squares, 0.0, 1.0)
+
+
+def effective_mu(matrix: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return mu of every client [clients]; infinite where noise does not cover its column.
+
+    ``noise`` holds standard deviations relative to the sensitivity, 0 for a client without any.
+    """
+    return np.sqrt(_squared_mu(matrix, noise)[1])
+
+
+def _squared_mu(
+    matrix: NDArray[np.float64], deviations: NDArray[np.float64]
+) -> tuple[int, NDArray[np.float64]]:
+    """Return the rank of A Σ^(1/2) and a_k' (A Σ A')^+ a_k of every column."""
+    if matrix.size == 0 or not matrix.any():
         return 0, np.zeros(matrix.shape[1])
-    _u, singular, right = np.linalg.svd(matrix, full_matrices=False)
-    kept = right[singular > singular.max(initial=0.0) * 1e-10] if singular.any() else right[:0]
-    return len(kept), np.clip((kept**2).sum(axis=0), 0.0, 1.0)
+    left, singular, _right = np.linalg.svd(matrix * deviations, full_matrices=False)
+    kept = singular > singular.max() * 1e-10
+    inside = left[:, kept].T @ matrix
+    squares = ((inside / singular[kept, None]) ** 2).sum(axis=0)
+    outside = np.linalg.norm(matrix - left[:, kept] @ inside, axis=0)
+    uncovered = outside > np.abs(matrix).max() * 1e-9
+    return int(kept.sum()), np.where(uncovered, np.inf, squares)
 
 
 def leakage_report(
@@ -167,8 +209,12 @@ def leakage_report(
     opened: Mapping[str, Collection[str]],
     results: Mapping[str, AggregationResult],
     num_samples: Mapping[str, int],
+    noise: Mapping[str, float] | None = None,
 ) -> LeakageReport:
-    """Return rank and leverage for the server and every coalition of up to c_max clients."""
+    """Return rank and leverage for the server and every coalition of up to c_max clients.
+
+    With ``noise`` (see :func:`view_of`) the effective privacy of every client, too.
+    """
     rows = rows_from_results(parameters, plan, opened, results, num_samples)
     coalitions = [
         members
@@ -178,9 +224,9 @@ def leakage_report(
     views = []
     for vector in sorted(parameters.vector_lengths):
         clients = sorted({name for row in rows if row.vector == vector for name in _members(row)})
-        views.append(view_of(vector, clients, (SERVER,), rows))
+        views.append(view_of(vector, clients, (SERVER,), rows, noise))
         for members in coalitions[:MAX_COALITIONS]:
-            view = view_of(vector, clients, members, rows)
+            view = view_of(vector, clients, members, rows, noise)
             distances = 0
             if vector == parameters.distance_vector:
                 distances = sum(len(results[n].row) for n in members if n in results)

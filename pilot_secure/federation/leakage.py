@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from pilot_secure.privacy.views import ViewsOfARun, most_exposed
 from protocols import AggregationReport, AggregationResult
-from protocols.leakage import close_survivor_sets, leakage_report
+from protocols.leakage import View, close_survivor_sets, leakage_report
 from protocols.parameter_sets import distance_leakage
 
 FULL_VIEWS_UP_TO = 16
@@ -14,10 +16,32 @@ FULL_VIEWS_UP_TO = 16
 Results = Mapping[tuple[int, int], Mapping[str, AggregationResult]]
 
 
+@dataclass(frozen=True)
+class PrivacyOfARun:
+    """What limits the views beside the sums themselves.
+
+    ``noise`` is each client's local noise over its sensitivity (empty without client-level
+    noise), ``claimed`` each client's epsilon at ``delta``, which holds for every view.
+    """
+
+    noise: Mapping[str, float] = field(default_factory=dict)
+    claimed: Mapping[str, float] = field(default_factory=dict)
+    delta: float | None = None
+
+
 def run_leakage(
-    reports: Sequence[AggregationReport], results: Results, num_samples: Mapping[str, int]
+    reports: Sequence[AggregationReport],
+    results: Results,
+    num_samples: Mapping[str, int],
+    privacy: PrivacyOfARun = PrivacyOfARun(),
+    *,
+    in_clear: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the sections of the summary's leakage report.
+
+    ``effective_privacy`` holds one entry per viewer and client (`privacy.views`), of the most
+    exposed clients only where the cohort is large. ``in_clear`` names the vectors that the
+    server sees in a run without secure aggregation, of which only this section is told.
 
     ``aggregations`` holds, for each that was opened, the most exposed client of every vector for
     the server and for coalitions of each size up to c_max, and every view where the cohort is
@@ -28,10 +52,18 @@ def run_leakage(
     them all.
     """
     opened = [report for report in reports if report.aborted is None]
+    views = ViewsOfARun(privacy.noise)
+    if in_clear and results:
+        for taken in results.values():
+            views.add_in_clear(in_clear, taken)
+        return {"effective_privacy": _entries(views, privacy)}
     if not opened:
         return {}
     sections: dict[str, Any] = {
-        "aggregations": [_aggregation(report, results, num_samples) for report in opened],
+        "aggregations": [
+            _aggregation(report, results, num_samples, privacy.noise, views) for report in opened
+        ],
+        "effective_privacy": _entries(views, privacy),
         "close_survivors": [
             {"sum": sum_id, "earlier": earlier, "later": later, "clients": list(clients)}
             for sum_id, earlier, later, clients in close_survivor_sets(
@@ -51,14 +83,44 @@ def run_leakage(
     return sections
 
 
+def _entries(views: ViewsOfARun, privacy: PrivacyOfARun) -> list[dict[str, Any]]:
+    found = views.result(delta=privacy.delta, claimed=privacy.claimed)
+    if len({entry.client for entry in found}) > FULL_VIEWS_UP_TO:
+        found = list(most_exposed(found).values())
+    return [entry.model_dump(mode="json") for entry in found]
+
+
+def _key_holder_view(report: AggregationReport) -> list[View]:
+    """Every distance and no sum, for a party that holds the distances' key."""
+    parameters = report.parameters
+    if parameters.distance_trust == "peer" or parameters.distance_vector is None:
+        return []
+    cohort = len(parameters.cohort)
+    return [
+        View(
+            vector=parameters.distance_vector,
+            viewer=("key-holder",),
+            rank=0,
+            num_sums=0,
+            num_distances=cohort * (cohort - 1) // 2,
+            leverage=dict.fromkeys(parameters.cohort, 0.0),
+        )
+    ]
+
+
 def _aggregation(
-    report: AggregationReport, results: Results, num_samples: Mapping[str, int]
+    report: AggregationReport,
+    results: Results,
+    num_samples: Mapping[str, int],
+    noise: Mapping[str, float],
+    views: ViewsOfARun,
 ) -> dict[str, Any]:
     parameters = report.parameters
     place = (parameters.round, parameters.stage)
     leakage = leakage_report(
-        parameters, report.plan, report.opened, results.get(place, {}), num_samples
+        parameters, report.plan, report.opened, results.get(place, {}), num_samples, noise or None
     )
+    views.add([*leakage.views, *_key_holder_view(report)], parameters.cohort)
     worst = [
         {
             "vector": vector,

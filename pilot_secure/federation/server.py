@@ -73,6 +73,11 @@ class FederationServer:
         tasks = self._agreement.tasks
         return bool(self._agreement.method.sums(tasks, list(tasks), stage))
 
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """The names of the vectors that are sent."""
+        return tuple(self._agreement.vector_lengths)
+
     def run(self) -> None:
         """Run all rounds.
 

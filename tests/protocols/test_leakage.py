@@ -10,6 +10,7 @@ from in_process import Federation
 from protocols.leakage import (
     OpenedRow,
     close_survivor_sets,
+    effective_mu,
     leakage_report,
     rank_and_leverage,
     rows_from_results,
@@ -34,6 +35,39 @@ def test_leverage_by_hand() -> None:
     assert rank_and_leverage(np.array([[1.0, 1.0], [1.0, -1.0]])) == (2, pytest.approx([1, 1]))
     rank, leverage = rank_and_leverage(np.array([[0.99, 0.01]]))
     assert rank == 1 and leverage[0] > 0.99
+
+
+def test_noise_turns_leverage_into_mu() -> None:
+    """Equal noise z: mu = sqrt(leverage) / z. A client's own vector in clear: 1 / z."""
+    matrix = np.array([[3.0, 5.0, 2.0, 0.0], [1.0, 0.0, 4.0, 0.0]])
+    leverage = rank_and_leverage(matrix)[1]
+    assert effective_mu(matrix, np.full(4, 2.5)) == pytest.approx(np.sqrt(leverage) / 2.5)
+    assert effective_mu(np.eye(2), np.array([2.0, 4.0])) == pytest.approx([0.5, 0.25])
+    weights = np.array([[10.0, 30.0]])
+    by_hand = weights[0] / np.hypot(10.0 * 2, 30.0 * 3)
+    assert effective_mu(weights, np.array([2.0, 3.0])) == pytest.approx(by_hand)
+
+
+def test_mu_is_the_distance_of_two_gaussians() -> None:
+    """By definition: |S^-1/2 (A e_k)| for the covariance S of what the viewer sees."""
+    generator = np.random.default_rng(1)
+    matrix, noise = generator.normal(size=(3, 6)), generator.uniform(1, 3, 6)
+    covariance = (matrix * noise**2) @ matrix.T
+    whitened = np.linalg.solve(np.linalg.cholesky(covariance), matrix)
+    assert effective_mu(matrix, noise) == pytest.approx(np.linalg.norm(whitened, axis=0))
+    repeated = np.vstack([matrix, matrix[:1]])  # seen twice: nothing new
+    assert effective_mu(repeated, noise) == pytest.approx(effective_mu(matrix, noise))
+
+
+def test_what_no_noise_covers_is_unbounded() -> None:
+    """One noisy term hides the others of its sum, and of no other sum."""
+    one = effective_mu(np.array([[1.0, 1.0, 0.0]]), np.array([0.0, 2.0, 0.0]))
+    assert one == pytest.approx([0.5, 0.5, 0.0])
+    two = effective_mu(np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), np.array([0.0, 2.0, 0.0]))
+    assert np.isinf(two[0]) and two[1] == pytest.approx(0.5)
+    row = OpenedRow("v", "server", {"a": 1.0, "b": 1.0})
+    assert view_of("v", "ab", ("server",), [row], {}).mu == {"a": None, "b": None}
+    assert view_of("v", "ab", ("b",), [row], {"a": 2.0, "b": 2.0}).mu == {"a": 0.5}
 
 
 def test_a_pair_with_one_colluder_is_no_secret() -> None:
