@@ -4,7 +4,7 @@
     roster.json      the clients' public identities
     summary.json     status, scores, costs (`pilot_secure.summary.Summary`)
     history.jsonl    losses, scores, selections as they come
-    transcript.jsonl, payloads/      messages (`pilot_secure.transcript`)
+    transcript.jsonl, heads.jsonl, payloads/, parameters/   messages (`pilot_secure.transcript`)
     adapters/client-NN/              adapters (`pilot_secure.adapter_files`)
 
 A run never writes into a folder that holds something. Secrecy: a simulation's run folder holds

@@ -141,7 +141,7 @@ class Simulation:
         try:
             self.server.run()
         finally:
-            self.transcript.sign_head(self.server.identity)
+            self.transcript.sign_head(self.server.identity, final=True)
             self.transcript.close()
         self._save_adapters()
 
@@ -238,6 +238,8 @@ def prepare(
         replayed=replay.selections if replay is not None else None,
         announce=progress.describe,
         aggregated=journal.write_selections,
+        attempt_begins=transcript.keep_parameters,
+        attempt_ended=lambda: transcript.sign_head(server_identity),
     )
     return Simulation(
         config,

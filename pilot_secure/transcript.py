@@ -1,4 +1,9 @@
-"""The transcript on disk: one line a message in `transcript.jsonl`, frames in `payloads/`.
+"""The transcript on disk: what an auditor is given of a run.
+
+    transcript.jsonl    one line a message: who, to whom, hash, length, and the hash before it
+    heads.jsonl         the server's signature of the chain after each attempt and at the run's end
+    payloads/<sha256>   the messages themselves, if they are kept; clients' receipts always
+    parameters/<digest> what each attempt of an aggregation agreed on, as canonical CBOR
 
 The records and their hash chain are `protocols.transcript`'s; this file appends them as messages
 are sent, and reads them back. A killed run leaves a valid prefix: a frame is stored before the
@@ -13,16 +18,16 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from pilot_secure.errors import TranscriptError
 from pilot_secure.files import LineReader, LineWriter, told_in_a_sentence, write_atomically
 from protocols.identity import Identity
+from protocols.parameters import AggregationParameters
 from protocols.transcript import GENESIS, TranscriptHead, TranscriptRecord
 
 TRANSCRIPT = "transcript.jsonl"
-HEAD = "transcript_head.json"
+HEADS = "heads.jsonl"
 PAYLOADS = "payloads"
+PARAMETERS = "parameters"
 
 
 class TranscriptWriter:
@@ -36,19 +41,29 @@ class TranscriptWriter:
         self._folder = folder
         self._keep_payloads = keep_payloads
         self._lines = LineWriter(folder / TRANSCRIPT)
+        self._heads = LineWriter(folder / HEADS)
         self._kept: set[str] = set()
         self.count = 0
         self.last = GENESIS
 
     def append(
-        self, frame: bytes, *, sender: str, recipient: str, phase: str, session: str
+        self,
+        frame: bytes,
+        *,
+        sender: str,
+        recipient: str,
+        phase: str,
+        session: str,
+        keep: bool = False,
     ) -> TranscriptRecord:
         """Record one frame; when this returns, a kill of the process no longer loses it.
 
-        `session` is the session id in hexadecimal. Raises: RunFolderError if the disk refuses.
+        `session` is the session id in hexadecimal; `keep` keeps the frame even where payloads are
+        not kept. Raises: RunFolderError if the disk refuses.
         """
         digest = hashlib.sha256(frame).hexdigest()
-        if self._keep_payloads and digest not in self._kept:
+        kept = keep or self._keep_payloads
+        if kept and digest not in self._kept:
             write_atomically(self._folder / PAYLOADS / digest, frame, durable=False)
             self._kept.add(digest)
         record = TranscriptRecord(
@@ -60,23 +75,29 @@ class TranscriptWriter:
             session=session,
             sha256=digest,
             length=len(frame),
-            payload=f"{PAYLOADS}/{digest}" if self._keep_payloads else None,
+            payload=f"{PAYLOADS}/{digest}" if kept else None,
         )
         self._lines.append(record.model_dump_json())
         self.count += 1
         self.last = record.digest()
         return record
 
-    def sign_head(self, identity: Identity) -> TranscriptHead:
-        """Write the head, signed by the server, to `transcript_head.json`, replacing an older."""
+    def keep_parameters(self, parameters: AggregationParameters) -> None:
+        """Write down what an attempt agreed on, under the session of its first messages."""
+        path = self._folder / PARAMETERS / parameters.digest().hex()
+        write_atomically(path, parameters.encoded(), durable=False)
+
+    def sign_head(self, identity: Identity, *, final: bool = False) -> TranscriptHead:
+        """Have the server sign the chain so far; `final` says that the run is over."""
         self._lines.sync()
-        head = TranscriptHead.sign(self.count, self.last, identity)
-        write_atomically(self._folder / HEAD, head.model_dump_json().encode() + b"\n")
+        head = TranscriptHead.sign(self.count, self.last, identity, final=final)
+        self._heads.append(head.model_dump_json())
         return head
 
     def close(self) -> None:
-        """Wait until all records are on the disk, and close."""
+        """Wait until all records and heads are on the disk, and close."""
         self._lines.close()
+        self._heads.close()
 
 
 def read_transcript(folder: Path) -> LineReader[TranscriptRecord]:
@@ -104,22 +125,12 @@ def chained(records: Iterable[TranscriptRecord]) -> Iterator[TranscriptRecord]:
         yield record
 
 
-def read_head(folder: Path) -> TranscriptHead | None:
-    """The signed head, None where the run ended before it was signed.
+def read_heads(folder: Path) -> LineReader[TranscriptHead]:
+    """The signed heads in order; the last is `final` unless the run was killed.
 
-    Raises: TranscriptError if it is malformed.
+    Raises: RunFolderError if the file is missing or a line is no head.
     """
-    path = folder / HEAD
-    if not path.exists():
-        return None
-    with told_in_a_sentence(path):
-        content = path.read_bytes()
-    try:
-        return TranscriptHead.model_validate_json(content)
-    except ValidationError as error:
-        raise TranscriptError(
-            f"{path}: no transcript head ({' '.join(str(error).split())})."
-        ) from None
+    return LineReader(folder / HEADS, TranscriptHead.model_validate_json)
 
 
 def read_payload(folder: Path, record: TranscriptRecord) -> bytes | None:

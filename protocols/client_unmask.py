@@ -24,7 +24,7 @@ from protocols.messages import (
     UnmaskRequest,
     UnmaskShares,
 )
-from protocols.plan import may_open, statement
+from protocols.plan import lists_digest, may_open, statement
 from protocols.results import check_delivery, read_results
 
 
@@ -50,11 +50,13 @@ def on_survivor_set(
     if uploads[context.name] != state.upload_hash:
         raise BadSurvivors(SERVER, phase, "the upload hash of ours is not that of our upload")
     agreement = state.agreement
-    claim = statement(state.session.id, agreement.plan, agreement.list_hashes, uploads)
+    lists = lists_digest(agreement.list_hashes)
+    claim = statement(state.session.id, agreement.plan, lists, uploads)
     reply = Consistency(
         session=state.session.id,
         sender=context.name,
         recipient=SERVER,
+        lists=lists,
         signature=context.identity.sign(claim),
     )
     return Confirmed(state, survivors, claim), seal(reply, context.identity)

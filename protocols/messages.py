@@ -230,9 +230,13 @@ class SurvivorSet(Message):
 
 
 class Consistency(Message):
-    """Client: its signature of the statement on plan, neighbour lists, survivors and uploads."""
+    """Client: its signature of the statement on plan, neighbour lists, survivors and uploads.
+
+    ``lists`` is the hash of the neighbour lists it saw; the rest of the statement is public.
+    """
 
     kind: Literal["consistency"] = "consistency"
+    lists: Digest
     signature: Signature
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from protocols.codec import encode
+from protocols.codec import CodecError, decode, encode
 from protocols.errors import ParameterError
 from protocols.identity import SERVER, Name, sha256
 
@@ -18,6 +18,7 @@ MAX_SAMPLES = 1 << 24
 HIDDEN_BY_DEFAULT_UP_TO = 16
 RING_BITS = (16, 20, 24, 32)
 MIN_LEVELS = 8
+_LABEL = "pilot-secure parameters"
 MIN_BOUND, MAX_BOUND = 1e-12, 1e12  # of clip and norm: all scales stay normal float32
 
 Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
@@ -234,13 +235,32 @@ class AggregationParameters(BaseModel):
     def _by_id(self) -> dict[str, SumSpec]:
         return {spec.id: spec for spec in self.sums}
 
+    def encoded(self) -> bytes:
+        """Return the canonical encoding, whose hash is :meth:`digest`."""
+        return encode([_LABEL, self.model_dump()])
+
+    @classmethod
+    def from_encoded(cls, data: bytes) -> Self:
+        """Return the parameters that :meth:`encoded` gave.
+
+        Raises:
+            ParameterError: not their canonical encoding, or a rule is broken.
+        """
+        try:
+            label, fields = decode(data)  # type: ignore[misc]
+        except (CodecError, TypeError, ValueError) as error:
+            raise ParameterError(f"aggregation parameters: {error}") from None
+        if label != _LABEL or not isinstance(fields, dict):
+            raise ParameterError("aggregation parameters: another kind of record")
+        return cls.build(**fields)
+
     def digest(self) -> bytes:
         """Return SHA-256 of the canonical encoding."""
         return self._digest
 
     @cached_property
     def _digest(self) -> bytes:
-        return sha256(encode(["pilot-secure parameters", self.model_dump()]))
+        return sha256(self.encoded())
 
     @property
     def attempt_label(self) -> str:

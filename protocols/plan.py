@@ -83,17 +83,21 @@ def session_id(parameters: AggregationParameters, frame_hashes: Mapping[str, byt
     return sha256(encode(["pilot-secure session", parameters.digest(), adverts]))
 
 
-def statement(
-    session: bytes,
-    plan: bytes,
-    selections: Mapping[str, bytes],
-    uploads: Mapping[str, bytes],
-) -> bytes:
-    """Return the bytes that consistency signatures sign.
+def lists_digest(selections: Mapping[str, bytes]) -> bytes:
+    """Return the hash by which a client says which neighbour lists it saw.
 
-    ``selections`` maps each selecting participant to the hash of its signed neighbour list,
-    ``uploads`` each survivor to the hash of its upload: the survivor set is its keys.
+    ``selections`` maps each selecting participant to the hash of its signed list. The signature is
+    part of what is hashed, so that the few possible lists cannot be tried out.
     """
     lists = [[name, selections[name]] for name in sorted(selections)]
+    return sha256(encode(["pilot-secure neighbour lists", lists]))
+
+
+def statement(session: bytes, plan: bytes, lists: bytes, uploads: Mapping[str, bytes]) -> bytes:
+    """Return the bytes that consistency signatures sign.
+
+    ``lists`` is the :func:`lists_digest`, ``uploads`` maps each survivor to the hash of its
+    upload: the survivor set is its keys. All of it is public, so that anybody can verify.
+    """
     hashes = [[name, uploads[name]] for name in sorted(uploads)]
     return encode(["pilot-secure consistency", session, plan, lists, hashes])

@@ -69,12 +69,11 @@ class Consistent(Phase):
         )
 
     def take(self, client: str, message: Message, frame: bytes) -> None:
-        """Keep one signature; when lists are hidden only the clients can verify it."""
+        """Keep one signature of the statement with the lists that the client saw."""
         reply = expect(message, Consistency, self.session, SERVER, self.name)
-        if not self.context.parameters.selects:
-            plan = plan_digest(self.inputs.participants, self.inputs.sums)
-            claim = statement(self.session, plan, {}, self.inputs.upload_hashes)
-            self.context.roster.verify(client, reply.signature, claim, self.name)
+        plan = plan_digest(self.inputs.participants, self.inputs.sums)
+        claim = statement(self.session, plan, reply.lists, self.inputs.upload_hashes)
+        self.context.roster.verify(client, reply.signature, claim, self.name)
         self.signatures[client] = reply.signature
 
     def survivors(self) -> tuple[str, ...]:

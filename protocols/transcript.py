@@ -54,24 +54,30 @@ class TranscriptRecord(BaseModel):
 
 
 class TranscriptHead(BaseModel):
-    """The number of records and the hash of the last one, signed by the server."""
+    """The number of records and the hash of the last one, signed by the server.
+
+    One is signed after each attempt; that of the run's end is ``final``, so that a transcript that
+    was cut after an aggregation is not taken for a whole one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     count: int = Field(ge=0)
     last: HexDigest
+    final: bool
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 
     @classmethod
-    def sign(cls, count: int, last: str, identity: Identity) -> Self:
+    def sign(cls, count: int, last: str, identity: Identity, *, final: bool) -> Self:
         """Return the signed head."""
-        return cls(count=count, last=last, signature=identity.sign(_head(count, last)).hex())
+        signature = identity.sign(_head(count, last, final)).hex()
+        return cls(count=count, last=last, final=final, signature=signature)
 
     def verify(self, roster: Roster) -> None:
         """Raise BadSignature unless the pinned server signed this head."""
-        message = _head(self.count, self.last)
+        message = _head(self.count, self.last, self.final)
         roster.verify(roster.server.name, bytes.fromhex(self.signature), message, "transcript")
 
 
-def _head(count: int, last: str) -> bytes:
-    return encode(["pilot-secure transcript head", count, last])
+def _head(count: int, last: str, final: bool) -> bytes:
+    return encode(["pilot-secure transcript head", count, last, final])

@@ -15,7 +15,7 @@ from pilot_secure.errors import RunFolderError, TranscriptError
 from pilot_secure.transcript import (
     TranscriptWriter,
     chained,
-    read_head,
+    read_heads,
     read_payload,
     read_transcript,
 )
@@ -81,18 +81,21 @@ def test_head_is_signed_by_the_server(tmp_path: Path) -> None:
         for name in ("server", "client-01", "other")
     )
     writer = _write(tmp_path)
-    assert read_head(tmp_path) is None
+    assert list(read_heads(tmp_path)) == []
     writer.sign_head(server)
-    head = read_head(tmp_path)
-    assert head is not None
-    assert (head.count, head.last) == (4, writer.last)
-    head.verify(Roster.of(server, [client]))
+    writer.sign_head(server, final=True)
+    middle, last = read_heads(tmp_path)
+    assert (middle.count, middle.last, middle.final) == (4, writer.last, False)
+    middle.verify(Roster.of(server, [client]))
+    last.verify(Roster.of(server, [client]))
+    with pytest.raises(BadSignature):
+        middle.model_copy(update={"final": True}).verify(Roster.of(server, [client]))
     forged = writer.sign_head(Identity("server", other._private_key))
     with pytest.raises(BadSignature):
         forged.verify(Roster.of(server, [client]))
-    (tmp_path / "transcript_head.json").write_text("{}")
-    with pytest.raises(TranscriptError, match="no transcript head"):
-        read_head(tmp_path)
+    (tmp_path / "heads.jsonl").write_text("{}\n")
+    with pytest.raises(RunFolderError, match="line 1 is no valid record"):
+        list(read_heads(tmp_path))
 
 
 @pytest.mark.parametrize("touch", ["delete", "swap", "change"])

@@ -8,9 +8,15 @@ from pilot_secure.engines import PhaseKey, Transport
 from pilot_secure.transcript import TranscriptWriter
 from protocols.identity import SERVER
 
+RECEIPTS = "deliver"
+
 
 class RecordedTransport:
-    """Records requests before they are carried and replies after."""
+    """Records requests before they are carried and replies after.
+
+    Receipts are kept whole whatever else is: with them the hashes of all other messages suffice to
+    find out that one was deleted.
+    """
 
     def __init__(self, inner: Transport, transcript: TranscriptWriter) -> None:
         self._inner, self._transcript = inner, transcript
@@ -28,6 +34,11 @@ class RecordedTransport:
         for client, reply in replies.items():
             if reply is not None:
                 self._transcript.append(
-                    reply, sender=client, recipient=SERVER, phase=phase.name, session=session
+                    reply,
+                    sender=client,
+                    recipient=SERVER,
+                    phase=phase.name,
+                    session=session,
+                    keep=phase.name == RECEIPTS,
                 )
         return replies

@@ -28,7 +28,7 @@ from pilot_secure.federation.messages import (
 from pilot_secure.federation.metering import MeteredTransport
 from pilot_secure.federation.replay import ReplayedSelections
 from pilot_secure.summary import Moment
-from protocols import AggregationReport, AggregationServer, Entropy, Identity
+from protocols import AggregationParameters, AggregationReport, AggregationServer, Entropy, Identity
 
 EXCHANGE_TIMEOUT_S = 3600.0
 
@@ -53,12 +53,15 @@ class FederationServer:
         replayed: ReplayedSelections | None = None,
         announce: Callable[[str], None] = lambda what: None,
         aggregated: Callable[[int, int], None] = lambda round_number, stage: None,
+        attempt_begins: Callable[[AggregationParameters], None] = lambda parameters: None,
+        attempt_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.identity = identity
         self._agreement = agreement
         self._transport = transport
         self._replayed = replayed
         self._announce, self._aggregated = announce, aggregated
+        self._attempt_begins, self._attempt_ended = attempt_begins, attempt_ended
         self.events = RunEvents()
         self._missed: dict[str, list[CatchUp]] = {client: [] for client in agreement.tasks}
 
@@ -224,6 +227,7 @@ class FederationServer:
         self, round_number: int, stage: int, attempt: int, cohort: tuple[str, ...]
     ) -> AggregationReport:
         parameters = self._agreement.parameters(round_number, stage, attempt, cohort)
+        self._attempt_begins(parameters)
         machine = AggregationServer(
             parameters, self.identity, Entropy(), roster=self._agreement.roster
         )
@@ -236,6 +240,7 @@ class FederationServer:
             present = self._without_refusals(phase, replies)
             with self._transport.timed(phase.name):
                 machine.receive(present)
+        self._attempt_ended()
         return machine.report
 
     def _without_refusals(

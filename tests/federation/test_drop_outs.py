@@ -17,7 +17,7 @@ from pilot_secure.federation import messages as federation
 from pilot_secure.federation.faults import FaultyTransport
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.simulate import main
-from pilot_secure.transcript import read_head, read_payload, read_transcript
+from pilot_secure.transcript import read_heads, read_payload, read_transcript
 from protocols import Roster
 
 THREE_ROUNDS = {"federation": {"rounds": 3}}
@@ -138,7 +138,7 @@ def test_below_the_threshold_the_run_fails_in_a_sentence(
     assert summary.status == "failed"
     assert "3 clients left, 4 needed" in summary.reason
     assert [d.attempt for d in summary.drop_outs] == [0, 0, 0, 1, 1, 1]
-    assert read_head(run).count == sum(1 for _ in read_transcript(run))
+    assert list(read_heads(run))[-1].count == sum(1 for _ in read_transcript(run))
 
 
 def test_a_second_attempt_succeeds_where_the_first_was_aborted(

@@ -11,7 +11,7 @@ from pilot_secure.federation import messages as federation
 from pilot_secure.federation.client import FEDERATION_PHASES
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.summary import SelectionRecord, TrainingRecord
-from pilot_secure.transcript import chained, read_head, read_payload, read_transcript
+from pilot_secure.transcript import chained, read_heads, read_payload, read_transcript
 from protocols import Roster
 from protocols.frame import open_frame
 from protocols.states import SERVER_PHASES
@@ -52,9 +52,12 @@ def test_every_message_is_signed_and_fits_its_schema(run: FinishedRun) -> None:
 def test_the_chain_and_its_head_verify(run: FinishedRun) -> None:
     roster = Roster.model_validate_json((run.path / "roster.json").read_text())
     records = list(chained(read_transcript(run.path)))
-    head = read_head(run.path)
-    head.verify(roster)
-    assert (head.count, head.last) == (len(records), records[-1].digest())
+    heads = list(read_heads(run.path))
+    for head in heads:
+        head.verify(roster)
+        assert head.last == records[head.count - 1].digest()
+    assert [head.final for head in heads] == [False] * (len(heads) - 1) + [True]
+    assert heads[-1].count == len(records)
     named = {record.sha256 for record in records}
     assert {file.name for file in (run.path / "payloads").iterdir()} == named
 

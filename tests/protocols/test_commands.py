@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 from in_process import Federation, entropy_for
 
 import protocols
-from protocols import Identity, ParameterError, schema, states
+from protocols import AggregationParameters, Identity, ParameterError, schema, states
+from protocols.codec import encode
 from protocols.errors import BadSignature
 from protocols.identity_command import (
     identity_from_line,
@@ -184,10 +186,24 @@ def test_a_changed_record_breaks_the_chain_and_a_head_needs_the_servers_key() ->
     )
     changed = first.model_copy(update={"length": 6})
     assert first.digest() != changed.digest()
-    head = TranscriptHead.sign(1, first.digest(), federation.server_identity)
+    head = TranscriptHead.sign(1, first.digest(), federation.server_identity, final=True)
     head.verify(federation.roster)
     with pytest.raises(BadSignature):
         head.model_copy(update={"count": 2}).verify(federation.roster)
     with pytest.raises(BadSignature):
         stolen = federation.identities["client-01"]
-        TranscriptHead.sign(1, first.digest(), stolen).verify(federation.roster)
+        TranscriptHead.sign(1, first.digest(), stolen, final=True).verify(federation.roster)
+
+
+def test_parameters_come_back_from_the_bytes_whose_hash_is_their_session() -> None:
+    parameters = Federation(count=5, plain=True).parameters
+    encoded = parameters.encoded()
+    assert hashlib.sha256(encoded).digest() == parameters.digest()
+    assert AggregationParameters.from_encoded(encoded) == parameters
+    for bad in (b"", b"\xff", encoded[:-1], encode(["other", {}]), encode([1, 2, 3])):
+        with pytest.raises(ParameterError):
+            AggregationParameters.from_encoded(bad)
+    with pytest.raises(ParameterError, match="threshold"):
+        AggregationParameters.from_encoded(
+            encode(["pilot-secure parameters", parameters.model_dump() | {"threshold": 2}])
+        )
