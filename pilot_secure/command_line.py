@@ -8,34 +8,30 @@ the command line win over it. A field with `json_schema_extra={"positional": Tru
 argument without a name.
 
 All problems of a file and a command line are reported together, one sentence each.
-
-Exit codes of a command: 0, or what the command itself returns; 2 for a person's mistake, 3 for a
-federation that could not go on, each told in a sentence; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
 from pilot_secure.config_checks import validate
 from pilot_secure.config_fields import Leaf, bounds, from_text, has_default, leaves, metavar
 from pilot_secure.config_file import read_config_file
-from pilot_secure.errors import ConfigError, ToldError, UsageError, is_callers_mistake, os_sentence
+from pilot_secure.entry_point import INTERRUPTED, main
+from pilot_secure.errors import ConfigError
+
+__all__ = ["INTERRUPTED", "build_parser", "main", "parse"]
 
 Config = TypeVar("Config", bound=BaseModel)
-Arguments = ParamSpec("Arguments")
 
 _VALUE_FOR_FLAG = re.compile(r"argument (--[\w-]+)/(--no-[\w-]+): ignored explicit argument (.*)")
-INTERRUPTED = 130
 _FLAG_WORDS = {"True": "yes", "False": "no"}
 
 
@@ -200,35 +196,3 @@ def _unknown_arguments(rest: list[str], options: list[str]) -> list[str]:
         else:
             problems.append(f"{word!r} was not expected; options start with --.")
     return problems
-
-
-def main(function: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
-    """Wrap a command: its exit code is returned, and a person's mistakes become one sentence.
-
-    ToldError: its sentence on standard error and its code, 2 for a UsageError, 3 for a
-    FederationError. OSError where the disk or its permissions are the cause: a sentence, code 2.
-    Ctrl-C: code 130. Anything else is a defect and keeps its traceback.
-    Use as `raise SystemExit(main())`.
-    """
-
-    @functools.wraps(function)
-    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
-        try:
-            return function(*args, **kwargs) or 0
-        except ToldError as error:
-            return _complain(str(error), error.exit_code)
-        except OSError as error:
-            if not is_callers_mistake(error):
-                raise
-            return _complain(os_sentence(error), UsageError.exit_code)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return INTERRUPTED
-
-    return run
-
-
-def _complain(sentences: str, exit_code: int) -> int:
-    for line in sentences.splitlines():
-        print(f"error: {line}", file=sys.stderr)
-    return exit_code

@@ -20,14 +20,14 @@ from protocols.ring import packed_bytes
 
 MessageType = TypeVar("MessageType", bound=Message)
 
-_LABEL = b"pilot-secure frame" + bytes([VERSION])
+LABEL = b"pilot-secure frame" + bytes([VERSION])
 
 
 def seal(message: Message, identity: Identity) -> bytes:
     """Return the signed frame of a message."""
     body = message.model_dump()
     parts = encode_parts(body) if message.bulky else [encode(body)]
-    return b"".join([identity.sign(_LABEL + sha256(*parts)), *parts])
+    return b"".join([identity.sign(LABEL + sha256(*parts)), *parts])
 
 
 def frame_hash(frame: bytes) -> bytes:
@@ -84,7 +84,7 @@ def open_frame(
         raise MalformedMessage(sender, phase, f"a frame of {len(frame)} bytes, above {max_bytes}")
     view = memoryview(frame)
     digest = sha256(view[SIGNATURE_BYTES:])
-    roster.verify(sender, frame[:SIGNATURE_BYTES], _LABEL + digest, phase)
+    roster.verify(sender, frame[:SIGNATURE_BYTES], LABEL + digest, phase)
     try:
         body = decode(view[SIGNATURE_BYTES:])
         message: Message = ADAPTER.validate_python(body)
@@ -94,23 +94,23 @@ def open_frame(
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise MalformedMessage(sender, phase, f"{where}: {first['msg']}") from None
-    if not _identical(body, message.model_dump()):
+    if not says_exactly(body, message.model_dump()):
         raise MalformedMessage(sender, phase, "a field is left out or of another number type")
     if message.sender != sender:
         raise BadSignature(sender, phase, f"a message of {message.sender}")
     return message
 
 
-def _identical(sent: object, understood: object) -> bool:
+def says_exactly(sent: object, understood: object) -> bool:
     """Whether a message says exactly what was understood: no default filled in, no 1 for 1.0."""
     if type(sent) is not type(understood):
         return False
     if isinstance(sent, dict) and isinstance(understood, dict):
         return sent.keys() == understood.keys() and all(
-            _identical(value, understood[key]) for key, value in sent.items()
+            says_exactly(value, understood[key]) for key, value in sent.items()
         )
     if isinstance(sent, tuple) and isinstance(understood, tuple):
-        return len(sent) == len(understood) and all(map(_identical, sent, understood))
+        return len(sent) == len(understood) and all(map(says_exactly, sent, understood))
     return sent == understood
 
 

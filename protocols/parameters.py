@@ -247,12 +247,13 @@ class AggregationParameters(BaseModel):
             ParameterError: not their canonical encoding, or a rule is broken.
         """
         try:
-            label, fields = decode(data)  # type: ignore[misc]
-        except (CodecError, TypeError, ValueError) as error:
+            content = decode(data)
+        except CodecError as error:
             raise ParameterError(f"aggregation parameters: {error}") from None
-        if label != _LABEL or not isinstance(fields, dict):
-            raise ParameterError("aggregation parameters: another kind of record")
-        return cls.build(**fields)
+        match content:
+            case (str(label), dict(fields)) if label == _LABEL:
+                return cls.build(**fields)
+        raise ParameterError("aggregation parameters: another kind of record")
 
     def digest(self) -> bytes:
         """Return SHA-256 of the canonical encoding."""

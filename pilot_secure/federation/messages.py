@@ -126,10 +126,10 @@ AnyFederationMessage = Annotated[
     TrainRequest | EvaluateRequest | Done | Refusal | ClearCall | ClearUpdate | ClearDelivery,
     Field(discriminator="kind"),
 ]
-_ADAPTER: TypeAdapter[AnyFederationMessage] = TypeAdapter(AnyFederationMessage)
+ADAPTER: TypeAdapter[AnyFederationMessage] = TypeAdapter(AnyFederationMessage)
 
 
-_LABEL = b"pilot-secure federation frame\x01"
+LABEL = b"pilot-secure federation frame\x01"
 
 
 class FederationMessageError(ValueError):
@@ -139,7 +139,7 @@ class FederationMessageError(ValueError):
 def seal(message: FederationMessage, identity: Identity) -> bytes:
     """Return the signed frame of a message."""
     body = encode(message.model_dump())
-    return identity.sign(_LABEL + sha256(body)) + body
+    return identity.sign(LABEL + sha256(body)) + body
 
 
 def open_frame(frame: bytes, roster: Roster, sender: str, run_id: str) -> AnyFederationMessage:
@@ -149,8 +149,8 @@ def open_frame(frame: bytes, roster: Roster, sender: str, run_id: str) -> AnyFed
     """
     body = frame[SIGNATURE_BYTES:]
     try:
-        roster.verify(sender, frame[:SIGNATURE_BYTES], _LABEL + sha256(body), "federation")
-        message = _ADAPTER.validate_python(decode(body))
+        roster.verify(sender, frame[:SIGNATURE_BYTES], LABEL + sha256(body), "federation")
+        message = ADAPTER.validate_python(decode(body))
     except (BadSignature, CodecError, ValidationError) as error:
         raise FederationMessageError(f"{sender}: {str(error).splitlines()[0]}") from None
     if (message.sender, message.run_id) != (sender, run_id):

@@ -54,7 +54,7 @@ class FederationServer:
         announce: Callable[[str], None] = lambda what: None,
         aggregated: Callable[[int, int], None] = lambda round_number, stage: None,
         attempt_begins: Callable[[AggregationParameters], None] = lambda parameters: None,
-        attempt_ended: Callable[[], None] = lambda: None,
+        attempt_ended: Callable[[], object] = lambda: None,
     ) -> None:
         self.identity = identity
         self._agreement = agreement

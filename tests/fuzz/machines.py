@@ -33,7 +33,7 @@ def load() -> None:
 
     from protocols import SERVER, MemoryGuard, ProtocolError
     from protocols.codec import CodecError, decode, encode
-    from protocols.frame import _LABEL as LABEL
+    from protocols.frame import LABEL
     from protocols.identity import sha256
 
 

@@ -606,7 +606,7 @@ def test_a_visible_list_below_the_minimum_is_refused_by_the_server_too(monkeypat
 def test_weights_in_a_neighbour_list_are_an_unknown_field(monkeypatch) -> None:
     from protocols.client_select import hide_list
     from protocols.codec import decode, encode
-    from protocols.frame import _LABEL
+    from protocols.frame import LABEL
     from protocols.identity import sha256
 
     federation = pilot(monkeypatch)
@@ -618,7 +618,7 @@ def test_weights_in_a_neighbour_list_are_an_unknown_field(monkeypatch) -> None:
         body = decode(state.frame[64:])
         body["weights"] = (0.99, 0.01)
         raw = encode(body)
-        forged = federation.identities[name].sign(_LABEL + sha256(raw)) + raw
+        forged = federation.identities[name].sign(LABEL + sha256(raw)) + raw
         peers = tuple(n for n in federation.cohort if n != name)
         boxes = hide_list(federation.clients[name]._context, state.session, peers, forged)
         return client_says(federation, name, frame, boxes=boxes)

@@ -12,7 +12,7 @@ from in_process import Federation
 from protocols import SERVER
 from protocols.codec import CodecError, decode, encode, encode_parts
 from protocols.errors import BadSignature, MalformedMessage, PeerError, ProtocolError
-from protocols.frame import _LABEL, largest_frame, open_frame, seal
+from protocols.frame import LABEL, largest_frame, open_frame, seal
 from protocols.identity import sha256
 
 values = st.recursive(
@@ -115,7 +115,7 @@ def recorded() -> tuple[Federation, dict[tuple[str, str], bytes], dict[tuple[str
 
 def signed_raw(federation: Federation, name: str, body: bytes) -> bytes:
     identity = federation.server_identity if name == SERVER else federation.identities[name]
-    return identity.sign(_LABEL + sha256(body)) + body
+    return identity.sign(LABEL + sha256(body)) + body
 
 
 PHASES = [
