@@ -10,6 +10,7 @@ named in the descriptions where they differ.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -226,6 +227,18 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         0, description="seed of data, initialisation and batches, never of cryptographic keys"
     )
+    engine: Literal["in_process", "processes"] = Field(
+        "in_process",
+        description="what carries messages: every client in this process, or clients spread over "
+        "`slots` processes",
+    )
+    slots: PositiveInt | Literal["auto"] = Field(
+        "auto", description="processes of engine `processes`; auto: one per core and client"
+    )
+    phase_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        3600.0,
+        description="seconds after which a client that has not answered a phase has dropped out",
+    )
 
 
 class SimulationConfig(Section):
@@ -279,6 +292,14 @@ class SimulationConfig(Section):
     def cohort_size(self) -> int:
         """Clients that take part in a round."""
         return sum(map(self.federation.taking_part, self.task_sizes().values()))
+
+    @property
+    def processes(self) -> int:
+        """Processes that clients are spread over."""
+        if self.run.engine == "in_process":
+            return 1
+        cores = os.cpu_count() or 1
+        return min(self.num_clients, cores if self.run.slots == "auto" else self.run.slots)
 
     @property
     def run_name(self) -> str:

@@ -75,6 +75,12 @@ class MetricError(UsageError):
     """A metric is unknown, or the records lack what it needs."""
 
 
+def told_again(exit_code: int, text: str) -> ToldError:
+    """An error that another process told, with its text and exit code."""
+    kinds: tuple[type[ToldError], ...] = (UsageError, FederationError)
+    return next(kind for kind in kinds if kind.exit_code == exit_code)(text)
+
+
 def is_callers_mistake(error: OSError) -> bool:
     """Whether the disk, its permissions or a missing file caused it, rather than a defect."""
     return error.errno in _SYSTEM_SENTENCES

@@ -22,6 +22,7 @@ METRIC_LABELS = {
 
 
 REPORT_WIDTH = 100
+_FAULTS = {"vanished": "before", "late": "too late for", "lost": "without an answer in"}
 
 
 def report_console() -> Console:
@@ -119,7 +120,7 @@ def phases_table(summary: Summary) -> Table:
 def drop_out_lines(summary: Summary) -> list[str]:
     """One line for each client that dropped out."""
     return [
-        f"dropped out: {d.client} {'before' if d.fault == 'vanished' else 'too late for'} "
+        f"dropped out: {d.client} {_FAULTS[d.fault]} "
         f"{d.phase} in round {d.round}, stage {d.stage}, attempt {d.attempt}"
         for d in summary.drop_outs
     ]

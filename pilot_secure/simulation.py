@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from pilot_secure.adapter_files import save_connector, save_text_adapter
+from pilot_secure.client_host import ClientHost, Enrolment, HostReport, build_host
 from pilot_secure.config import SimulationConfig
+from pilot_secure.data import ClientData
 from pilot_secure.data.conversations import FileReport
-from pilot_secure.engines import InProcessTransport
-from pilot_secure.federation.agreement import Agreement
-from pilot_secure.federation.base_weights import base_sha256
-from pilot_secure.federation.client import FederationClient
+from pilot_secure.engines import Engine, InProcessTransport, ProcessesTransport
+from pilot_secure.errors import FederationError
 from pilot_secure.federation.faults import FaultyTransport
-from pilot_secure.federation.journal import RunJournal
+from pilot_secure.federation.journal import RunJournal, take_note
 from pilot_secure.federation.leakage import run_leakage
 from pilot_secure.federation.metering import MeteredTransport
-from pilot_secure.federation.methods import METHODS
 from pilot_secure.federation.recording import RecordedTransport
 from pilot_secure.federation.replay import open_replay
 from pilot_secure.federation.server import FederationServer
-from pilot_secure.federation.worker import Worker
 from pilot_secure.progress import RunProgress
 from pilot_secure.run_data import check_drop_outs, expected_seconds, load_data, max_samples
 from pilot_secure.run_folder import RunFolder
@@ -36,26 +33,30 @@ from pilot_secure.summary import (
     peak_memory_bytes,
 )
 from pilot_secure.transcript import TranscriptWriter
-from protocols import AggregationReport, Entropy, Identity, Roster
-from protocols.identity import SERVER
+from protocols import AggregationReport
 
 
 @dataclass
 class Simulation:
-    """One run: built by :func:`prepare`, carried out by :func:`run`."""
+    """One run: built by :func:`prepare`, carried out by :meth:`run`.
+
+    ``host`` holds the clients where the engine keeps them in this process.
+    """
 
     config: SimulationConfig
     folder: RunFolder
-    clients: dict[str, FederationClient]
+    data: list[ClientData]
+    engine: Engine
+    host: ClientHost | None
     server: FederationServer
     journal: RunJournal
     transport: MeteredTransport
     faults: FaultyTransport
-    worker: Worker
     transcript: TranscriptWriter
     reports: list[FileReport]
     started: StartOfRun
     base_sha256: str
+    hosts_memory_bytes: int = 0
 
     def summary(self) -> Summary:
         """Return what is known so far."""
@@ -71,8 +72,8 @@ class Simulation:
             versions=installed_versions(),
             started_utc=self.started.utc.isoformat(timespec="seconds"),
             wall_seconds=self.started.seconds_since(),
-            peak_memory_bytes=peak_memory_bytes(),
-            clients=tuple(self._client_summary(client) for client in self.clients.values()),
+            peak_memory_bytes=peak_memory_bytes() + self.hosts_memory_bytes,
+            clients=tuple(self._client_summary(client) for client in self.data),
             phases=tuple(
                 PhaseSummary(
                     phase=name,
@@ -97,15 +98,15 @@ class Simulation:
             notes=tuple(self._notes()),
         )
 
-    def _client_summary(self, client: FederationClient) -> ClientSummary:
+    def _client_summary(self, client: ClientData) -> ClientSummary:
         scores = self.journal.scores.get(client.name, {})
         after_local = scores.get("after_local")
         return ClientSummary(
             client=client.name,
-            task=client.data.task,
-            samples=client.num_samples,
-            test_samples=len(client.data.test),
-            metric=client.data.metric,
+            task=client.task,
+            samples=len(client.train),
+            test_samples=len(client.test),
+            metric=client.metric,
             before=scores.get("before"),
             after_local=after_local,
             after_aggregation=scores.get("after_aggregation")
@@ -114,7 +115,7 @@ class Simulation:
         )
 
     def _leakage(self) -> dict[str, Any]:
-        samples = {name: client.num_samples for name, client in self.clients.items()}
+        samples = {client.name: len(client.train) for client in self.data}
         return run_leakage(
             self.server.events.reports,
             self.journal.results,
@@ -137,26 +138,16 @@ class Simulation:
         return notes
 
     def run(self) -> None:
-        """Carry the run out, sign the transcript and save the adapters."""
+        """Carry the run out, sign the transcript, save the adapters, and end the engine."""
         try:
-            self.server.run()
+            try:
+                self.server.run()
+            finally:
+                self.transcript.sign_head(self.server.identity, final=True)
+                self.transcript.close()
+            self.hosts_memory_bytes = self.engine.finish(self.config.run.phase_timeout_s)
         finally:
-            self.transcript.sign_head(self.server.identity, final=True)
-            self.transcript.close()
-        self._save_adapters()
-
-    def _save_adapters(self) -> None:
-        """Write every client's adapters: LoRA for plain PEFT, the connector as safetensors."""
-        for client in self.clients.values():
-            folder = self.folder.adapter_folder(client.name)
-            save_text_adapter(
-                folder,
-                self.worker.lora_config,
-                client.state.text_adapter,
-                base=self.config.model.base,
-            )
-            description, tensors = self.worker.describe_connector(client.state)
-            save_connector(folder, description, tensors)
+            self.engine.close()
 
 
 def aggregation_notes(report: AggregationReport) -> list[str]:
@@ -184,74 +175,84 @@ def prepare(
 ) -> Simulation:
     """Build every party of the run, whose time counts from ``started`` (default: from here).
 
-    Nothing is written before every client is built.
-    Raises: UsageError where they cannot be, or do not fit the configuration.
+    Nothing is written before every client is built. The engine's processes run from here on:
+    :meth:`Simulation.run` ends them.
+    Raises: UsageError where parties cannot be built, or do not fit the configuration.
     """
     started = started or StartOfRun()
     data, reports = load_data(config)
-    method = METHODS[config.federation.method](
-        config, tasks=tuple(dict.fromkeys(d.task for d in data))
-    )
-    replay = open_replay(config, data, method)
     check_drop_outs(config, data)
-    sample_bound = max_samples(config, data)
-    progress.expect(expected_seconds(config, data))
-    worker = Worker(config.model, config.training, seed=config.run.seed)
-    base_hash = base_sha256(worker.model)
-    if replay is not None:
-        replay.run.require_base(base_hash)
-    entropy = Entropy()
-    identities = [Identity.generate(client.name, entropy) for client in data]
-    server_identity = Identity.generate(SERVER, entropy)
-    roster = Roster.of(server_identity, identities)
-    agreement = Agreement(
-        run_id=f"run-{secrets.token_hex(8)}",
-        config=config,
-        method=method,
-        tasks={client.name: client.task for client in data},
-        roster=roster,
-        vector_lengths={
-            name: sum(tensor.numel() for tensor in tensors.values())
-            for name, tensors in method.start(worker).items()
-        },
-        max_samples=sample_bound,
+    server_identity, enrolment = Enrolment.open(
+        config, folder.path, data, max_samples(config, data)
     )
+    replay = open_replay(config, data, enrolment.method())
+    progress.expect(expected_seconds(config, data) / config.processes)
     journal = RunJournal(folder, progress)
-    clients = {
-        identity.name: FederationClient(identity, agreement, client, method, worker, journal)
-        for identity, client in zip(identities, data, strict=True)
-    }
-    folder.write_json("roster.json", roster)
-    faults = FaultyTransport(
-        InProcessTransport({name: client.handle for name, client in clients.items()}),
-        schedule=config.security.dropouts,
-        probability=config.security.dropout_probability,
-        straggler_probability=config.security.straggler_probability,
-        seed=config.run.seed,
-    )
-    transcript = TranscriptWriter(folder.path, keep_payloads=config.security.keep_payloads)
-    transport = MeteredTransport(RecordedTransport(faults, transcript))
-    server = FederationServer(
-        server_identity,
-        agreement,
-        transport,
-        replayed=replay.selections if replay is not None else None,
-        announce=progress.describe,
-        aggregated=journal.write_selections,
-        attempt_begins=transcript.keep_parameters,
-        attempt_ended=lambda: transcript.sign_head(server_identity),
-    )
+    engine, host = start_engine(enrolment, data, journal)
+    try:
+        report = common_report(engine)
+        if replay is not None:
+            replay.run.require_base(report.base_sha256)
+        folder.write_json("roster.json", enrolment.roster)
+        faults = FaultyTransport(
+            engine,
+            schedule=config.security.dropouts,
+            probability=config.security.dropout_probability,
+            straggler_probability=config.security.straggler_probability,
+            seed=config.run.seed,
+        )
+        transcript = TranscriptWriter(folder.path, keep_payloads=config.security.keep_payloads)
+        transport = MeteredTransport(RecordedTransport(faults, transcript))
+        server = FederationServer(
+            server_identity,
+            enrolment.agreement(report.vector_lengths),
+            transport,
+            replayed=replay.selections if replay is not None else None,
+            announce=progress.describe,
+            aggregated=journal.write_selections,
+            attempt_begins=transcript.keep_parameters,
+            attempt_ended=lambda: transcript.sign_head(server_identity),
+        )
+    except BaseException:
+        engine.close()
+        raise
     return Simulation(
         config,
         folder,
-        clients,
+        data,
+        engine,
+        host,
         server,
         journal,
         transport,
         faults,
-        worker,
         transcript,
         reports,
         started,
-        base_hash,
+        report.base_sha256,
     )
+
+
+def start_engine(
+    enrolment: Enrolment, data: list[ClientData], journal: RunJournal
+) -> tuple[Engine, ClientHost | None]:
+    """Start the configured engine; the host too where it is in this process."""
+    config = enrolment.config
+    if config.run.engine == "processes":
+        settings = enrolment.split(config.processes)
+        return ProcessesTransport(build_host, settings, partial(take_note, journal)), None
+    host = ClientHost(enrolment, data, journal)
+    return InProcessTransport(host), host
+
+
+def common_report(engine: Engine) -> HostReport:
+    """Return what all hosts report alike.
+
+    Raises: FederationError if they loaded different base models.
+    """
+    first: HostReport = engine.reports[0]
+    if any(report != first for report in engine.reports):
+        raise FederationError(
+            "the engine's processes loaded different base models: expected one for all of them."
+        )
+    return first

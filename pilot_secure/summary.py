@@ -64,10 +64,14 @@ class PhaseSummary(_Record):
 
 
 class DropOut(_Record):
-    """A client that did not answer: it vanished before the phase, or answered too late."""
+    """A client that did not answer: it vanished before the phase, or answered too late.
+
+    Both are simulated; a client that was lost gave the engine no answer (its process died, or the
+    phase's time was out).
+    """
 
     client: str
-    fault: Literal["vanished", "late"] = "vanished"
+    fault: Literal["vanished", "late", "lost"] = "vanished"
     round: Count
     stage: Literal[1, 2]
     attempt: Count

@@ -56,9 +56,9 @@ def test_the_scores_of_a_finished_run_are_found_again(
 
 
 def test_what_is_loaded_is_what_the_client_had(secure_run: Any) -> None:
-    run, worker = SavedRun.open(secure_run.path), secure_run.simulation.worker
+    run, worker = SavedRun.open(secure_run.path), secure_run.simulation.host.worker
     features = torch.randn(2, 36, 16, generator=torch.Generator().manual_seed(0))
-    for name, client in secure_run.simulation.clients.items():
+    for name, client in secure_run.simulation.host.clients.items():
         loaded = evaluate.client_state(run, worker, name)
         assert loaded.text_adapter.keys() == client.state.text_adapter.keys()
         for key, tensor in client.state.text_adapter.items():
@@ -126,7 +126,7 @@ def test_a_question_is_asked_word_for_word_about_the_padded_image(
     assert capsys.readouterr().out == "a red square\n"
     assert seen["asked"] == ["What is it?"]
     assert torch.equal(seen["features"], seen["expected"])
-    own = secure_run.simulation.clients["client-05"].state.connector
+    own = secure_run.simulation.host.clients["client-05"].state.connector
     assert torch.equal(seen["connector"](seen["features"]), own(seen["features"]))
     assert evaluate.main([str(secure_run.path), *words, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)

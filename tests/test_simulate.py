@@ -331,7 +331,7 @@ def test_saved_adapters_load_with_plain_peft(secure_run: FinishedRun, tiny_base:
     folder = secure_run.path / "adapters" / "client-01"
     base = LlavaForConditionalGeneration.from_pretrained(tiny_base)
     loaded = get_peft_model_state_dict(PeftModel.from_pretrained(base, folder))
-    expected = secure_run.simulation.clients["client-01"].state.text_adapter
+    expected = secure_run.simulation.host.clients["client-01"].state.text_adapter
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
     settings = json.loads((folder / "adapter_config.json").read_text())
@@ -351,7 +351,7 @@ def test_saved_adapters_name_the_base_as_the_user_did(
 def test_saved_connectors_are_restored_bit_for_bit(secure_run: FinishedRun) -> None:
     config = secure_run.config
     worker = Worker(config.model, config.training, seed=99)
-    for name, client in secure_run.simulation.clients.items():
+    for name, client in secure_run.simulation.host.clients.items():
         folder = RunFolder(secure_run.path).adapter_folder(name)
         module = worker.build_connector(load_connector(folder)[0])
         restore_connector(module, folder)

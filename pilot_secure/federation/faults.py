@@ -12,7 +12,8 @@ from pilot_secure.engines import PhaseKey, Transport
 
 EVALUATE = "evaluate"
 
-Fault = Literal["vanished", "late"]
+Fault = Literal["vanished", "late", "lost"]
+"""Simulated: gone before the phase, or too late for it; real: no answer from the engine."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,11 @@ class FaultyTransport:
     """A transport on which clients vanish before a phase, or answer it after its time is out.
 
     A client that vanishes gets no request; a straggler gets it, does its work, and its reply is
-    lost. Both stay away for the rest of the attempt, and are back for the next training phase, as
-    a device that lost its connection would be. Scoring measures the run and is no part of the
-    federation, so nothing happens there. Who is hit is drawn from ``seed``, so that a run can be
-    repeated; no secret is derived from it.
+    lost. Both, and a client of which the transport inside brings nothing, stay away for the rest
+    of the attempt, and are asked again in the next training phase, as a device that lost its
+    connection would be. Scoring measures the run and is no part of the federation, so nothing
+    happens there. Who is hit is drawn from ``seed``, so that a run can be repeated; no secret is
+    derived from it.
     """
 
     def __init__(
@@ -75,6 +77,9 @@ class FaultyTransport:
         self._gone |= set(faults)
         reached = {c: request for c, request in requests.items() if c not in unreached}
         replies = self._inner.exchange(phase, reached, timeout_s)
+        lost = [client for client in reached if replies[client] is None]
+        self.events += [FaultEvent(phase, client, "lost") for client in lost]
+        self._gone |= set(lost)
         return {c: None if c in self._gone else replies.get(c) for c in requests}
 
     def _fault(self, phase: PhaseKey, client: str) -> Fault | None:

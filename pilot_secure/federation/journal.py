@@ -7,8 +7,9 @@ owner therefore holds what every party holds.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -53,11 +54,64 @@ class Journal(Protocol):
         ...
 
 
+class RelayedJournal:
+    """A journal kept in another process: every entry goes there as a note.
+
+    ``tell`` takes (name of the entry's method, its arguments); the other side hands both to
+    :func:`take_note`. Results go without their vectors.
+    """
+
+    def __init__(self, tell: Callable[[tuple[str, tuple[Any, ...]]], None]) -> None:
+        self._tell = tell
+
+    def losses(
+        self,
+        client: str,
+        round_number: int,
+        stage: int,
+        epoch: int,
+        steps: int,
+        means: dict[str, float],
+    ) -> None:
+        """Pass on the mean losses of an epoch."""
+        self._tell(("losses", (client, round_number, stage, epoch, steps, means)))
+
+    def score(
+        self, client: str, round_number: int, stage: int, moment: Moment, score: MetricScore
+    ) -> None:
+        """Pass on a score."""
+        self._tell(("score", (client, round_number, stage, moment, score)))
+
+    def aggregated(
+        self, client: str, round_number: int, stage: int, result: AggregationResult
+    ) -> None:
+        """Pass on what an aggregation gave."""
+        self._tell(("aggregated", (client, round_number, stage, without_vectors(result))))
+
+    def progress(self, what: str, expected_seconds: float) -> None:
+        """Pass on that some work is finished."""
+        self._tell(("progress", (what, expected_seconds)))
+
+
+def take_note(journal: Journal, note: tuple[str, tuple[Any, ...]]) -> None:
+    """Enter into a journal what a :class:`RelayedJournal` passed on."""
+    entry, arguments = note
+    if entry not in ("losses", "score", "aggregated", "progress"):
+        raise ValueError(f"a journal has no entries of kind {entry!r}")
+    getattr(journal, entry)(*arguments)
+
+
+def without_vectors(result: AggregationResult) -> AggregationResult:
+    """A result without its vectors: over a run they would be many times the base model."""
+    sealed = result.sealed and replace(result.sealed, vector_sum=_NO_VECTOR)
+    return replace(result, means=dict.fromkeys(result.means), sealed=sealed)
+
+
 class RunJournal:
     """All clients' journals of a simulation, in one run folder.
 
     ``scores`` holds the last score of each client and moment, ``results`` each client's result by
-    (round, stage), without its vectors: over a run they would be many times the base model.
+    (round, stage), without its vectors.
     """
 
     def __init__(self, folder: RunFolder, progress: RunProgress) -> None:
@@ -109,9 +163,8 @@ class RunJournal:
         self, client: str, round_number: int, stage: int, result: AggregationResult
     ) -> None:
         """Keep a result, without its vectors, until :meth:`write_selections`."""
-        sealed = result.sealed and replace(result.sealed, vector_sum=_NO_VECTOR)
-        light = replace(result, means=dict.fromkeys(result.means), sealed=sealed)
-        self.results.setdefault((round_number, stage), {})[client] = light
+        results = self.results.setdefault((round_number, stage), {})
+        results[client] = without_vectors(result)
 
     def progress(self, what: str, expected_seconds: float) -> None:
         """Pass it on to the run's progress."""

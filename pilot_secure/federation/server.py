@@ -30,8 +30,6 @@ from pilot_secure.federation.replay import ReplayedSelections
 from pilot_secure.summary import Moment
 from protocols import AggregationParameters, AggregationReport, AggregationServer, Entropy, Identity
 
-EXCHANGE_TIMEOUT_S = 3600.0
-
 
 @dataclass
 class RunEvents:
@@ -59,6 +57,7 @@ class FederationServer:
         self.identity = identity
         self._agreement = agreement
         self._transport = transport
+        self._timeout_s = agreement.config.run.phase_timeout_s
         self._replayed = replayed
         self._announce, self._aggregated = announce, aggregated
         self._attempt_begins, self._attempt_ended = attempt_begins, attempt_ended
@@ -136,7 +135,7 @@ class FederationServer:
     ) -> dict[str, FederationMessage]:
         """Send one message to each client; return the replies of those that answered."""
         requests = {client: seal(message(client), self.identity) for client in clients}
-        replies = self._transport.exchange(phase, requests, EXCHANGE_TIMEOUT_S)
+        replies = self._transport.exchange(phase, requests, self._timeout_s)
         agreement = self._agreement
         opened: dict[str, FederationMessage] = {}
         for client, frame in replies.items():
@@ -236,7 +235,7 @@ class FederationServer:
             phase = PhaseKey(machine.phase, round_number, stage, attempt, session)
             with self._transport.timed(phase.name):
                 requests = machine.requests()
-            replies = self._transport.exchange(phase, requests, EXCHANGE_TIMEOUT_S)
+            replies = self._transport.exchange(phase, requests, self._timeout_s)
             present = self._without_refusals(phase, replies)
             with self._transport.timed(phase.name):
                 machine.receive(present)

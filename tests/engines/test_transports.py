@@ -32,23 +32,41 @@ class Echo:
         return {c: None if c in self._silent else r.upper() for c, r in requests.items()}
 
 
-def test_in_process_calls_the_handlers_that_are_asked() -> None:
-    calls = []
+class FakeHost:
+    """Answers by the client's name, or fails; notes who was asked and whether it was finished."""
 
-    def handler(name: str):
-        return lambda phase, request: calls.append((name, phase, request)) or name.encode()
+    report = "ready"
+    names = ("a", "b", "c")
 
-    transport = InProcessTransport({name: handler(name) for name in "abc"})
+    def __init__(self, defect: Exception | None = None) -> None:
+        self.calls: list[tuple[str, PhaseKey, bytes]] = []
+        self.finished = False
+        self._defect = defect
+
+    def handle(self, client: str, phase: PhaseKey, request: bytes) -> bytes:
+        if self._defect is not None:
+            raise self._defect
+        self.calls.append((client, phase, request))
+        return client.encode()
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_in_process_calls_the_clients_that_are_asked() -> None:
+    host = FakeHost()
+    transport = InProcessTransport(host)
+    assert transport.reports == ["ready"]
     assert transport.exchange(SHARE, REQUESTS, 1.0) == {"a": b"a", "b": b"b"}
-    assert calls == [("a", SHARE, b"to a"), ("b", SHARE, b"to bb")]
+    assert host.calls == [("a", SHARE, b"to a"), ("b", SHARE, b"to bb")]
+    assert transport.finish(1.0) == 0
+    assert host.finished
 
 
 def test_in_process_does_not_hide_a_defect() -> None:
-    def broken(phase: PhaseKey, request: bytes) -> bytes:
-        raise RuntimeError("a defect")
-
+    broken = FakeHost(RuntimeError("a defect"))
     with pytest.raises(RuntimeError, match="a defect"):
-        InProcessTransport({"a": broken}).exchange(SHARE, {"a": b""}, 1.0)
+        InProcessTransport(broken).exchange(SHARE, {"a": b""}, 1.0)
 
 
 @pytest.mark.parametrize(("probability", "answer"), [(0.0, b"TO A"), (1.0, None)])
@@ -106,6 +124,15 @@ def test_a_straggler_does_its_work_and_is_not_heard_again_in_the_attempt() -> No
     assert answered == [False, False, True]
     assert [set(requests) for _key, requests in inner.seen] == [{"a", "b"}, {"a"}, {"a", "b"}]
     assert faulty.events == [FaultEvent(SHARE, "b", "late")]
+
+
+def test_a_client_without_an_answer_is_lost_until_the_next_attempt() -> None:
+    inner = Echo(silent=("b",))
+    faulty = FaultyTransport(inner)
+    for key in (TRAIN, PhaseKey("advertise", 1, 1), PhaseKey("advertise", 1, 1, attempt=1)):
+        assert faulty.exchange(key, REQUESTS, 1.0) == {"a": b"TO A", "b": None}
+    assert [set(requests) for _key, requests in inner.seen] == [{"a", "b"}, {"a"}, {"a", "b"}]
+    assert [event.fault for event in faulty.events] == ["lost", "lost"]  # once in each attempt
 
 
 def test_stragglers_come_by_chance_too() -> None:

@@ -82,9 +82,9 @@ def test_whoever_missed_the_delivery_catches_up(run_tiny: Callable[..., Finished
     assert (1, 1, "client-01") not in run.results
     assert run.simulation.server.events.refusals == []
     # all compare, in round 2, what they were told in round 1: client-01 was told the same
-    assert {client for r, _s, client in run.results if r == 2} == set(run.simulation.clients)
-    other_tasks = run.simulation.clients["client-01"].state.connector.other_task_adapters
-    same_task = run.simulation.clients["client-02"].state.connector.other_task_adapters
+    assert {client for r, _s, client in run.results if r == 2} == set(run.simulation.host.clients)
+    other_tasks = run.simulation.host.clients["client-01"].state.connector.other_task_adapters
+    same_task = run.simulation.host.clients["client-02"].state.connector.other_task_adapters
     for name, tensor in other_tasks.state_dict().items():
         assert torch.equal(tensor, same_task.state_dict()[name])
 
@@ -109,7 +109,7 @@ def test_a_client_without_its_upload_is_in_no_sum(run_tiny: Callable[..., Finish
     """What is left of its task is one client: below the minimum, so its mean stays closed."""
     run = run_tiny(SIX, dropouts(gone(1, "masked_input")))
     report = run.simulation.server.events.reports[0]
-    task = run.simulation.clients["client-01"].data.task
+    task = run.simulation.host.clients["client-01"].data.task
     assert f"task.{task}" not in report.opened
     for client in ("client-02", "client-03"):
         assert run.result(client).means[f"task.{task}"] is None
@@ -155,7 +155,7 @@ def test_a_second_attempt_succeeds_where_the_first_was_aborted(
     assert "3 clients left, 4 needed" in first.aborted
     assert first.opened == {}
     assert second.aborted is None
-    assert set(second.receipts) == set(run.simulation.clients)
+    assert set(second.receipts) == set(run.simulation.host.clients)
     assert first.session != second.session
     assert "attempt 0 aborted" in " ".join(run.summary.notes)
     # one local training, two attempts: the updates that were aggregated are the trained ones

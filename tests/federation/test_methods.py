@@ -209,7 +209,7 @@ def test_only_fedprox_has_a_proximal_term() -> None:
 
 
 def adapters(run: FinishedRun, client: str) -> dict[str, torch.Tensor]:
-    state = run.simulation.clients[client].state
+    state = run.simulation.host.clients[client].state
     return {**state.text_adapter, **state.connector.state_dict()}
 
 

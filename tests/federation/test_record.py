@@ -76,7 +76,7 @@ def test_costs_are_the_bytes_that_were_recorded(run: FinishedRun) -> None:
 def test_history_has_every_stage_and_selection(run: FinishedRun) -> None:
     records = list(RunFolder.open(run.path).history())
     trained = [r for r in records if isinstance(r, TrainingRecord)]
-    clients = sorted(run.simulation.clients)
+    clients = sorted(run.simulation.host.clients)
     assert [(r.round, r.stage, r.client) for r in trained] == [
         (number, stage, client) for number, stage in ((1, 1), (2, 2)) for client in clients
     ]
@@ -96,7 +96,7 @@ def test_history_has_every_stage_and_selection(run: FinishedRun) -> None:
 def test_summary_tells_each_client(run: FinishedRun) -> None:
     summary = run.summary
     assert summary.status == "finished"
-    assert [client.client for client in summary.clients] == sorted(run.simulation.clients)
+    assert [client.client for client in summary.clients] == sorted(run.simulation.host.clients)
     for client in summary.clients:
         assert (client.samples, client.test_samples) == (6, 1)
         assert None not in (client.before, client.after_local, client.after_aggregation)

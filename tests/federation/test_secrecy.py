@@ -61,7 +61,7 @@ def updates(run: FinishedRun) -> Iterator[tuple[str, str, np.ndarray, np.ndarray
     """(client, vector, difference, adapter itself), flat, of everything that clients sent."""
     starts = {
         name: flatten({k: tensor.numpy() for k, tensor in tensors.items()})
-        for name, tensors in run.simulation.clients["client-01"]._start.items()
+        for name, tensors in run.simulation.host.clients["client-01"]._start.items()
     }
     for (_round, _stage, client), vectors in run.uploads.items():
         for name, tensors in vectors.items():
@@ -73,7 +73,7 @@ def encoded_terms(run: FinishedRun) -> Iterator[bytes]:
     """The packed fixed-point terms of every client, as they would be without any mask."""
     parameters = run.simulation.server.events.reports[0].parameters
     for (_round, _stage, client), vectors in run.uploads.items():
-        samples = run.simulation.clients[client].num_samples
+        samples = run.simulation.host.clients[client].num_samples
         weights = run.result(client, _round, _stage).weights
         for spec in parameters.sums_of(client):
             delta = flatten(vectors[spec.vector]).copy()
@@ -128,7 +128,7 @@ def test_one_missing_mask_makes_the_sum_wrong(
 ) -> None:
     """client-01 leaves one pairwise mask out of its task's sum: noise, or a sum that is refused."""
     honest = run_tiny(SIX)
-    sum_id = f"task.{honest.simulation.clients['client-01'].data.task}"
+    sum_id = f"task.{honest.simulation.host.clients['client-01'].data.task}"
     job = client_masking._job
 
     def careless(context, session, planned, weight):
@@ -142,7 +142,7 @@ def test_one_missing_mask_makes_the_sum_wrong(
 
     monkeypatch.setattr(client_masking, "_job", careless)
     run = run_tiny(SIX)
-    for client in run.simulation.clients:
+    for client in run.simulation.host.clients:
         means, expected = run.result(client).means, honest.result(client).means
         if missing == "altogether":  # its count of samples is noise too, and betrays it
             assert means[sum_id] is None

@@ -18,15 +18,15 @@ CLEAR = {"security": {"secure_agg": False}}
 
 
 def adapters(run: FinishedRun, client: str) -> dict[str, torch.Tensor]:
-    state = run.simulation.clients[client].state
+    state = run.simulation.host.clients[client].state
     modules = {} if state.connector is None else state.connector.state_dict()
     connector = {f"connector.{name}": tensor for name, tensor in modules.items()}
     return {**state.text_adapter, **connector}
 
 
 def assert_same_adapters(one: FinishedRun, other: FinishedRun) -> None:
-    assert one.simulation.clients.keys() == other.simulation.clients.keys()
-    for client in one.simulation.clients:
+    assert one.simulation.host.clients.keys() == other.simulation.host.clients.keys()
+    for client in one.simulation.host.clients:
         left, right = adapters(one, client), adapters(other, client)
         assert left.keys() == right.keys()
         differing = [name for name in left if not torch.equal(left[name], right[name])]
@@ -41,7 +41,7 @@ def update(run: FinishedRun, place: tuple[int, int, str]) -> ClearUpdate:
         stage=stage,
         sender=client,
         recipient="server",
-        num_samples=run.simulation.clients[client].num_samples,
+        num_samples=run.simulation.host.clients[client].num_samples,
         vectors={k: vector_bytes(flatten(v)) for k, v in run.uploads[place].items()},
     )
 
@@ -114,8 +114,8 @@ def test_all_adapters_are_equal_after_all_rounds(
     secure_run: FinishedRun, clear_run: FinishedRun
 ) -> None:
     assert_same_adapters(secure_run, clear_run)
-    start = secure_run.simulation.worker.initial_text_adapter()
-    final = [run.state.text_adapter for run in secure_run.simulation.clients.values()]
+    start = secure_run.simulation.host.worker.initial_text_adapter()
+    final = [run.state.text_adapter for run in secure_run.simulation.host.clients.values()]
     assert all(any(not torch.equal(f[k], start[k]) for k in start) for f in final)
 
 
@@ -154,7 +154,7 @@ def test_partial_participation_agrees_and_moves_on(run_tiny: Callable[..., Finis
         {"federation": {"participation": 0.67, "rounds": 3, "num_neighbours": 2}},
     )
     secure = run_tiny(settings)
-    task = {name: client.data.task for name, client in secure.simulation.clients.items()}
+    task = {name: client.data.task for name, client in secure.simulation.host.clients.items()}
     cohorts = [{c for r, _s, c in secure.uploads if r == number} for number in (1, 2, 3)]
     assert [len(cohort) for cohort in cohorts] == [6, 6, 6]
     for cohort in cohorts:
@@ -171,9 +171,9 @@ def test_a_clear_run_selects_as_the_secure_one_does(
 ) -> None:
     """Distances from sketches and exact ones may rank close clients differently; weights agree."""
     own = run_tiny(CLEAR, {"federation": {"rounds": 1}})
-    for client in own.simulation.clients:
+    for client in own.simulation.host.clients:
         secure, clear = secure_run.result(client), own.result(client)
-        assert set(secure.row) == set(clear.row) == set(own.simulation.clients) - {client}
+        assert set(secure.row) == set(clear.row) == set(own.simulation.host.clients) - {client}
         for peer, distance in clear.row.items():
             assert secure.row[peer] == pytest.approx(distance, rel=0.5)
         assert len(clear.neighbours) == len(secure.neighbours) == 6

@@ -1,0 +1,155 @@
+"""Some clients of a run in one process, around one base model: the far end of every engine."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pilot_secure.adapter_files import save_connector, save_text_adapter
+from pilot_secure.config import SimulationConfig
+from pilot_secure.data import ClientData
+from pilot_secure.engines import Note, PhaseKey
+from pilot_secure.federation.agreement import Agreement
+from pilot_secure.federation.base_weights import base_sha256
+from pilot_secure.federation.client import FederationClient
+from pilot_secure.federation.journal import Journal, RelayedJournal
+from pilot_secure.federation.methods import METHODS, Method
+from pilot_secure.federation.worker import Worker
+from pilot_secure.libraries import quieten_libraries
+from pilot_secure.run_data import load_data
+from pilot_secure.run_folder import RunFolder
+from protocols import Entropy, Identity, Roster
+from protocols.identity import SERVER
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What a process needs to be some of a run's clients; it can be sent to another process.
+
+    ``tasks`` holds every client of the run in the roster's order, ``secrets`` the identity keys of
+    those that live in the process.
+    Secrecy: those clients'.
+    """
+
+    config: SimulationConfig
+    run_id: str
+    folder: Path
+    roster: Roster
+    tasks: Mapping[str, str]
+    max_samples: int
+    secrets: Mapping[str, bytes] = field(repr=False)
+
+    @classmethod
+    def open(
+        cls, config: SimulationConfig, folder: Path, data: Iterable[ClientData], max_samples: int
+    ) -> tuple[Identity, Enrolment]:
+        """Draw fresh identities; return the server's, and the enrolment of all clients."""
+        entropy, tasks = Entropy(), {client.name: client.task for client in data}
+        clients = [Identity.generate(name, entropy) for name in tasks]
+        server = Identity.generate(SERVER, entropy)
+        return server, cls(
+            config=config,
+            run_id=f"run-{secrets.token_hex(8)}",
+            folder=folder,
+            roster=Roster.of(server, clients),
+            tasks=tasks,
+            max_samples=max_samples,
+            secrets={identity.name: identity.secret() for identity in clients},
+        )
+
+    def split(self, processes: int) -> list[Enrolment]:
+        """Divide the clients among processes, in turn."""
+        names = list(self.secrets)
+        return [
+            replace(self, secrets={name: self.secrets[name] for name in names[start::processes]})
+            for start in range(min(processes, len(names)))
+        ]
+
+    def method(self) -> Method:
+        """Return the run's method."""
+        tasks = tuple(dict.fromkeys(self.tasks.values()))
+        return METHODS[self.config.federation.method](self.config, tasks=tasks)
+
+    def agreement(self, vector_lengths: Mapping[str, int]) -> Agreement:
+        """Return what all parties agree on, given the coordinates of every vector."""
+        return Agreement(
+            run_id=self.run_id,
+            config=self.config,
+            method=self.method(),
+            tasks=self.tasks,
+            roster=self.roster,
+            vector_lengths=vector_lengths,
+            max_samples=self.max_samples,
+        )
+
+
+@dataclass(frozen=True)
+class HostReport:
+    """What a process found when it loaded the base model: public, and equal in all of them."""
+
+    vector_lengths: Mapping[str, int]
+    base_sha256: str
+
+
+class ClientHost:
+    """The clients of one process, and the worker that they take turns at.
+
+    Raises: UsageError where the base model or the data cannot be loaded.
+    """
+
+    def __init__(self, enrolment: Enrolment, data: Sequence[ClientData], journal: Journal) -> None:
+        config = enrolment.config
+        self._folder, self._config = RunFolder(enrolment.folder), config
+        self.worker = Worker(config.model, config.training, seed=config.run.seed)
+        start = enrolment.method().start(self.worker)
+        self.report = HostReport(
+            vector_lengths={
+                name: sum(tensor.numel() for tensor in tensors.values())
+                for name, tensors in start.items()
+            },
+            base_sha256=base_sha256(self.worker.model),
+        )
+        agreement = enrolment.agreement(self.report.vector_lengths)
+        self.clients = {
+            client.name: FederationClient(
+                Identity.from_secret(client.name, enrolment.secrets[client.name]),
+                agreement,
+                client,
+                agreement.method,
+                self.worker,
+                journal,
+            )
+            for client in data
+            if client.name in enrolment.secrets
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The clients that live here."""
+        return tuple(self.clients)
+
+    def handle(self, client: str, phase: PhaseKey, request: bytes) -> bytes:
+        """Answer one request to one client."""
+        return self.clients[client].handle(phase, request)
+
+    def finish(self) -> None:
+        """Write every client's adapters: LoRA for plain PEFT, the connector as safetensors."""
+        for client in self.clients.values():
+            folder = self._folder.adapter_folder(client.name)
+            save_text_adapter(
+                folder,
+                self.worker.lora_config,
+                client.state.text_adapter,
+                base=self._config.model.base,
+            )
+            description, tensors = self.worker.describe_connector(client.state)
+            save_connector(folder, description, tensors)
+
+
+def build_host(enrolment: Enrolment, tell: Note) -> ClientHost:
+    """Be the far end of an engine in another process: load data and model, keep no journal here."""
+    quieten_libraries()
+    data, _ = load_data(enrolment.config)
+    return ClientHost(enrolment, data, RelayedJournal(tell))
