@@ -5,6 +5,10 @@
     connector.safetensors, connector.json             the connector module that replaces the
                                                       base model's, and how to build it
 
+    personal/                                         a second text adapter in PEFT's format, and
+                                                      references.safetensors, for methods that
+                                                      keep one
+
 PEFT saves no connector, so a client's model is both. All files are written at once or not at all.
 """
 
@@ -27,6 +31,8 @@ from pilot_secure.files import told_in_a_sentence, write_atomically
 
 CONNECTOR_DESCRIPTION = "connector.json"
 CONNECTOR_TENSORS = "connector.safetensors"
+PERSONAL_FOLDER = "personal"
+REFERENCES = "references.safetensors"
 
 
 class ConnectorDescription(BaseModel):
@@ -61,6 +67,25 @@ def save_text_adapter(
     text = json.dumps(settings, indent=2, sort_keys=True, default=_plain)
     write_atomically(folder / "adapter_model.safetensors", _serialised(tensors))
     write_atomically(folder / "adapter_config.json", text.encode() + b"\n")
+
+
+def save_personal_adapter(
+    folder: Path,
+    config: PeftConfig,
+    state: Mapping[str, Tensor],
+    references: Tensor | None,
+    *,
+    base: str,
+) -> None:
+    """Write a second LoRA, and the hidden states [S, D] that its weight is computed from.
+
+    Raises: RunFolderError if a file cannot be written.
+    """
+    folder = folder / PERSONAL_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    save_text_adapter(folder, config, state, base=base)
+    if references is not None:
+        write_atomically(folder / REFERENCES, _serialised({"references": references}))
 
 
 def save_connector(

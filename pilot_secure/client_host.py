@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pilot_secure.adapter_files import save_connector, save_text_adapter
+from pilot_secure.adapter_files import save_connector, save_personal_adapter, save_text_adapter
 from pilot_secure.config import SimulationConfig
 from pilot_secure.data import ClientData
 from pilot_secure.engines import Note, PhaseKey
 from pilot_secure.federation.agreement import Agreement
 from pilot_secure.federation.base_weights import base_sha256
+from pilot_secure.federation.central import put_in_one_place
 from pilot_secure.federation.client import FederationClient
 from pilot_secure.federation.journal import Journal, RelayedJournal
 from pilot_secure.federation.methods import METHODS, Method
@@ -124,6 +125,8 @@ class ClientHost:
             for client in data
             if client.name in enrolment.secrets
         }
+        if agreement.method.name == "centralized":
+            put_in_one_place(list(self.clients.values()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,6 +147,15 @@ class ClientHost:
                 client.state.text_adapter,
                 base=self._config.model.base,
             )
+            personal = client.state.personal
+            if personal is not None:
+                save_personal_adapter(
+                    folder,
+                    self.worker.lora_config,
+                    personal.tensors,
+                    personal.references,
+                    base=self._config.model.base,
+                )
             description, tensors = self.worker.describe_connector(client.state)
             save_connector(folder, description, tensors)
 

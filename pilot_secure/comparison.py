@@ -143,11 +143,18 @@ def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def _parts(a: SavedRun, b: SavedRun, client: str) -> list[PartDifference]:
     """Raises: RunFolderError if a file is missing or malformed."""
     connectors = [read_tensors(r.folder.adapter_folder(client) / CONNECTOR_TENSORS) for r in (a, b)]
-    texts = [run.text_adapter(client) for run in (a, b)]
+    texts = [_texts(run, client) for run in (a, b)]
     return [
         compare_tensors(client, "text_adapter", *texts),
         compare_tensors(client, "connector", *connectors),
     ]
+
+
+def _texts(run: SavedRun, client: str) -> dict[str, Tensor]:
+    """A client's text adapter, and its personal one where the method keeps one."""
+    personal = run.personal_adapter(client)
+    beside = {f"personal.{name}": t for name, t in personal[0].items()} if personal else {}
+    return {**run.text_adapter(client), **beside}
 
 
 def compare_tensors(

@@ -35,7 +35,17 @@ Phase = Literal[
     "clear_deliver",
 ]
 
-MethodName = Literal["pilot", "local", "fedavg", "task_fedavg", "fedprox", "fedadam", "shepherd"]
+MethodName = Literal[
+    "pilot",
+    "local",
+    "centralized",
+    "fedavg",
+    "task_fedavg",
+    "fedprox",
+    "fedadam",
+    "shepherd",
+    "feddpa",
+]
 
 EMBEDDED_TASKS = 3
 
@@ -102,7 +112,7 @@ class FederationConfig(Section):
     method: MethodName = Field(
         "pilot",
         description="what clients train, send and combine (local: nothing is exchanged; "
-        "task_fedavg: FedAvg within each task)",
+        "centralized: all data in one place; task_fedavg: FedAvg within each task)",
     )
     rounds: PositiveInt = Field(3, description="communication rounds R")
     schedule: Literal["stage1_once", "both_stages"] = Field(
@@ -147,6 +157,26 @@ class MethodsConfig(Section):
     )
     server_tau: Annotated[float, Field(gt=0)] = Field(
         1e-3, description="τ of fedadam, added to the root of the second moment"
+    )
+
+    feddpa_variant: Literal["training", "fine_tuning"] = Field(
+        "training",
+        description="when feddpa trains the personal adapter: in every round after the first "
+        "(FedDPA-T), or after the last (FedDPA-F)",
+    )
+    feddpa_update_weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="α, feddpa's weight of the personal adapter while it is trained (FedDPA-T)"
+    )
+    feddpa_max_weight: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="λ, feddpa's largest instance-wise weight in answering"
+    )
+    feddpa_references: PositiveInt = Field(
+        5, description="S, training instances that feddpa compares a test instance to"
+    )
+    feddpa_weighs: Literal["personal", "shared"] = Field(
+        "personal",
+        description="the adapter that feddpa's instance-wise weight belongs to (personal: as the "
+        "paper words it; shared: as its public code does)",
     )
 
 
@@ -271,7 +301,7 @@ class SimulationConfig(Section):
     @property
     def exchanges(self) -> bool:
         """Whether the method sends anything."""
-        return self.federation.method != "local"
+        return self.federation.method not in ("local", "centralized")
 
     @property
     def selects_neighbours(self) -> bool:

@@ -17,7 +17,12 @@ HIDDEN_UP_TO = 16
 
 def problems_across_fields(config: SimulationConfig) -> list[str]:
     """Return every problem; none if the configuration can be run."""
-    return [*_data_problems(config), *_cohort_problems(config), *_security_problems(config)]
+    return [
+        *_data_problems(config),
+        *_method_problems(config),
+        *_cohort_problems(config),
+        *_security_problems(config),
+    ]
 
 
 def _data_problems(config: SimulationConfig) -> list[str]:
@@ -39,6 +44,29 @@ def _data_problems(config: SimulationConfig) -> list[str]:
             "federation.method pilot, whose second stage mixes the adapters of other tasks"
         ]
     return []
+
+
+def _method_problems(config: SimulationConfig) -> list[str]:
+    """What cannot be asked for where all data are in one place."""
+    if config.federation.method != "centralized":
+        return []
+    problems = []
+    if config.security.secure_agg:
+        problems.append(
+            "federation.method is centralized: expected a federated method under "
+            "security.secure_agg: with all data in one place nothing is protected"
+        )
+    if config.federation.participation < 1:
+        problems.append(
+            f"federation.participation is {config.federation.participation}: expected 1 for "
+            "federation.method centralized, which has no clients to leave out"
+        )
+    if config.processes > 1:
+        problems.append(
+            f"run.engine is {config.run.engine}: expected in_process, or one process, for "
+            "federation.method centralized, whose data are in one place"
+        )
+    return problems
 
 
 def _cohort_problems(config: SimulationConfig) -> list[str]:

@@ -211,20 +211,30 @@ def client_state(run: SavedRun, worker: Worker, client: str) -> ClientState:
     Raises: RunFolderError if they are missing, malformed or do not fit the base model.
     """
     from pilot_secure.adapter_files import load_connector, restore_connector
-    from pilot_secure.federation.state import ClientState
+    from pilot_secure.federation.state import ClientState, PersonalAdapter
 
     folder = run.folder.adapter_folder(client)
-    text = run.text_adapter(client)
-    initial = worker.initial_text_adapter()
-    if {k: v.shape for k, v in text.items()} != {k: v.shape for k, v in initial.items()}:
-        raise RunFolderError(
-            f"{folder}: the text adapter does not fit the base model {worker.base_path} with "
-            f"lora_rank {run.config.model.lora_rank}."
-        )
+    text, personal = run.text_adapter(client), run.personal_adapter(client)
+    expected = {name: tensor.shape for name, tensor in worker.initial_text_adapter().items()}
+    for tensors in (text, *([personal[0]] if personal else [])):
+        if {name: tensor.shape for name, tensor in tensors.items()} != expected:
+            raise RunFolderError(
+                f"{folder}: the text adapter does not fit the base model {worker.base_path} with "
+                f"lora_rank {run.config.model.lora_rank}."
+            )
     connector = worker.build_connector(load_connector(folder)[0])
     restore_connector(connector, folder)
     connector.requires_grad_(False).eval()
-    return ClientState(text_adapter=text, connector=connector)
+    state = ClientState(text_adapter=text, connector=connector)
+    if personal is not None:
+        settings = run.config.methods
+        state.personal = PersonalAdapter(
+            personal[0],
+            max_weight=settings.feddpa_max_weight,
+            weighs=settings.feddpa_weighs,
+            references=personal[1].to(worker.accelerator.device),
+        )
+    return state
 
 
 def scores_table(run: SavedRun, results: Sequence[Rescored]) -> Table:

@@ -9,6 +9,7 @@ from pilot_secure.data import ClientData, build_scenario
 from pilot_secure.data.client_files import ClientFiles, SplitSettings, load_clients
 from pilot_secure.data.conversations import FileReport
 from pilot_secure.errors import ConfigError
+from pilot_secure.federation.methods import Method
 from pilot_secure.federation.worker import ANSWER_SECONDS, STEP_SECONDS
 
 
@@ -73,15 +74,14 @@ def max_samples(config: SimulationConfig, data: list[ClientData]) -> int:
     return 1 << (largest - 1).bit_length() if largest > 1 else 1
 
 
-def expected_seconds(config: SimulationConfig, clients: list[ClientData]) -> float:
+def expected_seconds(config: SimulationConfig, clients: list[ClientData], method: Method) -> float:
     """Return the expected time of a run on the reference laptop, for its progress bar."""
     training, federation = config.training, config.federation
-    stages = federation.rounds
-    if federation.method == "pilot" and federation.schedule == "both_stages":
-        stages *= 2
+    stages = sum(len(method.stages(number + 1)) for number in range(federation.rounds))
     steps = sum(math.ceil(len(client.train) / training.batch_size) for client in clients)
     present = config.cohort_size / len(clients)
-    scorings = 3 if federation.evaluate == "last" else 1 + 2 * federation.rounds
+    moments = 2 if config.exchanges else 1
+    scorings = 1 + moments * (1 if federation.evaluate == "last" else federation.rounds)
     answers = sum(len(client.test) for client in clients)
     return (
         stages * training.epochs * steps * present * STEP_SECONDS

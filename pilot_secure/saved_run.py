@@ -17,6 +17,7 @@ from pilot_secure.run_folder import RunFolder
 from pilot_secure.summary import SelectionRecord, Summary
 
 TEXT_ADAPTER_TENSORS = "adapter_model.safetensors"
+PERSONAL_FOLDER, REFERENCES = "personal", "references.safetensors"
 
 _ENDS = {
     "running": "is still running or was killed",
@@ -76,6 +77,19 @@ class SavedRun:
         Raises: RunFolderError if the file is missing or malformed.
         """
         return read_tensors(self.folder.adapter_folder(client) / TEXT_ADAPTER_TENSORS)
+
+    def personal_adapter(self, client: str) -> tuple[dict[str, Tensor], Tensor] | None:
+        """A client's second LoRA and its references [S, D]; None for methods without one.
+
+        Raises: RunFolderError if a file is missing or malformed.
+        """
+        folder = self.folder.adapter_folder(client) / PERSONAL_FOLDER
+        if not folder.is_dir():
+            return None
+        references = read_tensors(folder / REFERENCES)
+        if references.keys() != {"references"}:
+            raise RunFolderError(f"{folder / REFERENCES}: expected one tensor, `references`.")
+        return read_tensors(folder / TEXT_ADAPTER_TENSORS), references["references"]
 
     def selections(self) -> dict[tuple[int, int, str], SelectionRecord]:
         """The selections of the run's history, by (round, stage, client)."""

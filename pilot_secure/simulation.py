@@ -185,8 +185,9 @@ def prepare(
     server_identity, enrolment = Enrolment.open(
         config, folder.path, data, max_samples(config, data)
     )
-    replay = open_replay(config, data, enrolment.method())
-    progress.expect(expected_seconds(config, data) / config.processes)
+    method = enrolment.method()
+    replay = open_replay(config, data, method)
+    progress.expect(expected_seconds(config, data, method) / config.processes)
     journal = RunJournal(folder, progress)
     engine, host = start_engine(enrolment, data, journal)
     try:

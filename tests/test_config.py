@@ -218,3 +218,14 @@ def test_methods_without_neighbours_do_not_care_how_many() -> None:
     replay = {"federation": {"method": "fedavg", "replay_selection": "runs/a"}}
     (problem,) = problems(replay)
     assert problem.startswith("federation.replay_selection is runs/a: expected a method that sel")
+
+
+def test_all_data_in_one_place_is_no_federation() -> None:
+    central = {"federation": {"method": "centralized"}}
+    assert build(central).exchanges is False
+    (problem,) = problems(SECURE, central)
+    assert problem.startswith("federation.method is centralized: expected a federated method")
+    (problem,) = problems(central, {"federation": {"participation": 0.5}})
+    assert problem.startswith("federation.participation is 0.5: expected 1 for federation.method")
+    (problem,) = problems(central, {"run": {"engine": "processes", "slots": 2}})
+    assert problem.startswith("run.engine is processes: expected in_process, or one process")

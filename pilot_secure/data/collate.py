@@ -106,3 +106,15 @@ def prompt_batch(
     texts = [_for_tokenizer(tokenizer, prompt_text(asked), image_tokens) for asked in instructions]
     encoded = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
     return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+
+def bare_prompts(samples: Sequence[EncodedSample], pad_id: int) -> dict[str, Tensor]:
+    """The prompts of encoded samples as ``prompt_batch`` gives them, without their answers."""
+    length = max(sample.prompt_length for sample in samples)
+    input_ids = torch.full((len(samples), length), pad_id)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, sample in enumerate(samples):
+        start = length - sample.prompt_length
+        input_ids[row, start:] = torch.tensor(sample.input_ids[: sample.prompt_length])
+        attention_mask[row, start:] = 1
+    return {"input_ids": input_ids, "attention_mask": attention_mask}

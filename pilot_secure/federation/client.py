@@ -83,7 +83,7 @@ class FederationClient:
         self._journal = journal
         self._guard = MemoryGuard()
         self._start = method.start(worker)
-        self._samples = worker.encode(data)
+        self.samples = worker.encode(data)
         self._place: _Place | None = None
         self._machine: AggregationClient | None = None
         self._previous_results = bytes(32)
@@ -92,7 +92,7 @@ class FederationClient:
     @property
     def num_samples(self) -> int:
         """Training samples, n_k. Secrecy: this client's; it leaves only inside a masked sum."""
-        return len(self._samples)
+        return len(self.samples)
 
     def handle(self, phase: PhaseKey, request: bytes) -> bytes:
         """Answer one request. A request that breaks a rule is answered by a signed refusal."""
@@ -136,7 +136,7 @@ class FederationClient:
         self._method.begin_stage(self.state, request.stage, self._worker, self.data.task)
         self._worker.train(
             self.state,
-            self._samples,
+            self.samples,
             stage=request.stage,
             plan=self._method.plan(request.stage),
             label=f"{self.name}/round-{request.round}/stage-{request.stage}",
@@ -158,7 +158,11 @@ class FederationClient:
             self._method.absorb_means(self.state, means, self._worker, self.data.task)
 
     def _evaluate(self, request: EvaluateRequest) -> bytes:
-        state = self.state if request.point != "before" else self._worker.bare_state()
+        state = self.state
+        if request.point == "before":
+            state = self._worker.bare_state()
+        else:
+            self._method.prepare_to_answer(state, self._worker, self.samples)
         score = self._worker.score(
             state,
             self.data,

@@ -156,7 +156,7 @@ class FederationServer:
         self._announce(f"round {round_number}, stage {stage}: local training")
         trained = self._ask(
             PhaseKey("train", round_number, stage),
-            cohort,
+            self._agreement.method.trainers(cohort),
             lambda client: TrainRequest(
                 **self._header(round_number, stage, client),
                 cohort=cohort,

@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from torch import Tensor, from_numpy, nn
+from torch.nn import functional
 
-from pilot_secure.models import MixtureConnector
+from pilot_secure.models import PERSONAL, SHARED, MixtureConnector
 
 TensorDict = dict[str, Tensor]
+
+
+@dataclass
+class PersonalAdapter:
+    """A second text adapter that never leaves its client.
+
+    Attributes:
+        tensors: LoRA tensors by PEFT's names, shaped as the shared adapter's.
+        max_weight: λ of the mixing weight w = λ · mean cosine similarity to the references.
+        weighs: which adapter w is the weight of; the other has 1 − w.
+        references: last hidden states [S, D] of some training prompts, to which a test prompt's
+            is compared; None before they are needed.
+    """
+
+    tensors: TensorDict
+    max_weight: float
+    weighs: Literal["personal", "shared"]
+    references: Tensor | None = None
+
+    def shares(self, states: Tensor) -> dict[str, Tensor]:
+        """Return each adapter's weight [B] for prompts with these last hidden states [B, D]."""
+        assert self.references is not None
+        similar = functional.cosine_similarity(states[:, None], self.references[None], dim=-1)
+        weight = self.max_weight * similar.mean(1)
+        first, second = (PERSONAL, SHARED) if self.weighs == "personal" else (SHARED, PERSONAL)
+        return {first: weight, second: 1 - weight}
 
 
 @dataclass
@@ -21,6 +49,7 @@ class ClientState:
         connector: the current stage's connector module (None: the base model's own).
         mixture: stage 2's connector, laid aside while stage 1 is trained again.
         task_adapters: the newest mean of every task's adapter, as delivered by the server.
+        personal: a second text adapter, for methods that keep one.
         memory: flat vectors that a method keeps from one aggregation to the next, by name.
 
     Secrecy: the client's alone; what leaves it is masked.
@@ -30,6 +59,7 @@ class ClientState:
     connector: nn.Module | None = None
     mixture: MixtureConnector | None = None
     task_adapters: dict[str, TensorDict] = field(default_factory=dict)
+    personal: PersonalAdapter | None = None
     memory: dict[str, np.ndarray] = field(default_factory=dict)
 
 

@@ -10,7 +10,8 @@ import copy
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +28,18 @@ from pilot_secure.data import (
     ClientData,
     EncodedSample,
     answer_batch,
+    bare_prompts,
     encode_samples,
+    prompt_batch,
     prompt_lengths,
 )
 from pilot_secure.errors import DataError, RunFolderError
-from pilot_secure.federation.plan import TrainingPlan
+from pilot_secure.federation.plan import ProximalTerm, TrainingPlan
 from pilot_secure.federation.state import ClientState, TensorDict
 from pilot_secure.metrics import MetricScore, score
 from pilot_secure.models import (
+    PERSONAL,
+    SHARED,
     Connector,
     ConnectorOutput,
     FeatureCache,
@@ -50,8 +55,11 @@ from pilot_secure.models import (
     load_base,
     load_text_adapter_state,
     new_adapter,
+    prompt_states,
     text_adapter_parameters,
     text_adapter_state,
+    use_personal_adapter,
+    weighted_adapters,
     weighted_sum,
 )
 
@@ -59,6 +67,8 @@ STEP_SECONDS = 0.12
 """Expected time of a training step on the reference laptop, for the progress bar."""
 ANSWER_SECONDS = 0.004
 """Expected time of a generated answer on the reference laptop, for the progress bar."""
+
+ANSWER_BATCH = 64
 
 EpochJournal = Callable[[int, int, dict[str, float]], None]
 SecondsDone = Callable[[float], None]
@@ -77,6 +87,12 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.encoded)
+
+    @staticmethod
+    def pooled(parts: Sequence[Samples]) -> Samples:
+        """The samples of several clients, one after the other."""
+        encoded = [sample for part in parts for sample in part.encoded]
+        return Samples(encoded, ImageFeatures.joined([part.features for part in parts]))
 
 
 class Worker:
@@ -162,7 +178,8 @@ class Worker:
         journal: EpochJournal,
         progress: SecondsDone,
     ) -> None:
-        """Train the text adapter and the connector's own parts for the configured epochs.
+        """Train the text adapter and the connector's own parts, or what the plan says instead,
+        for the configured epochs.
 
         The loss of a step is the mean over its samples of cross-entropy plus weighted auxiliary
         losses, and the plan's proximal term. The optimiser (AdamW, cosine schedule with warm-up)
@@ -170,9 +187,8 @@ class Worker:
         order of the samples.
         """
         settings = self._training
-        connector = self._put_in_place(state)
-        text = list(text_adapter_parameters(self.model).values())
-        visual = list(connector.train_own_parts().values())
+        connector = self._put_in_place(state, personal=plan.personal_weight is not None)
+        text, visual = self._trained_parameters(connector, plan)
         steps = settings.epochs * math.ceil(len(samples) / settings.batch_size)
         rate = settings.learning_rate_stage1 if stage == 1 else settings.learning_rate_stage2
         optimizer = torch.optim.AdamW(
@@ -188,19 +204,45 @@ class Worker:
         pull = ProximalTerm(plan.proximal_weight, [*text, *visual])
         self.model.train()
         generator = torch.Generator().manual_seed(_derived_seed(self._seed, label))
-        for epoch in range(settings.epochs):
-            totals: dict[str, list[float]] = defaultdict(list)
-            for rows in self._batches(len(samples), generator):
-                losses = self._step(connector, samples, rows, pull, optimizer)
-                schedule.step()
-                for name, value in losses.items():
-                    totals[name].append(value)
-                progress(STEP_SECONDS)
-            means = {name: sum(values) / len(values) for name, values in totals.items()}
-            journal(epoch + 1, len(totals["total"]), means)
+        with self._weighted_by(plan):
+            for epoch in range(settings.epochs):
+                totals: dict[str, list[float]] = defaultdict(list)
+                for rows in self._batches(len(samples), generator):
+                    losses = self._step(connector, samples, rows, pull, optimizer)
+                    schedule.step()
+                    for name, value in losses.items():
+                        totals[name].append(value)
+                    progress(STEP_SECONDS)
+                means = {name: sum(values) / len(values) for name, values in totals.items()}
+                journal(epoch + 1, len(totals["total"]), means)
         self.model.eval()
         connector.eval().requires_grad_(False)
-        state.text_adapter = text_adapter_state(self.model)
+        if plan.personal_weight is None:
+            state.text_adapter = text_adapter_state(self.model)
+        else:
+            assert state.personal is not None
+            state.personal.tensors = text_adapter_state(self.model, PERSONAL)
+
+    def _trained_parameters(
+        self, connector: Connector, plan: TrainingPlan
+    ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Switch gradients on for what the plan trains, text and visual, and off for the rest."""
+        personal = plan.personal_weight is not None
+        text = text_adapter_parameters(self.model, PERSONAL if personal else SHARED)
+        self.model.requires_grad_(False)
+        for parameter in text.values():
+            parameter.requires_grad_(True)
+        if personal:
+            connector.requires_grad_(False)
+            return list(text.values()), []
+        return list(text.values()), list(connector.train_own_parts().values())
+
+    def _weighted_by(self, plan: TrainingPlan) -> AbstractContextManager[None]:
+        """Give both text adapters the plan's weights, where both are used."""
+        if plan.personal_weight is None:
+            return nullcontext()
+        shares = {PERSONAL: plan.personal_weight, SHARED: 1 - plan.personal_weight}
+        return weighted_adapters(self.model, shares)
 
     def _batches(self, count: int, generator: torch.Generator) -> Iterator[list[int]]:
         order = torch.randperm(count, generator=generator).tolist()
@@ -247,7 +289,8 @@ class Worker:
         progress: SecondsDone = lambda seconds: None,
     ) -> list[str]:
         """Answer every instruction of a dataset greedily, in order."""
-        connector = self._put_in_place(state)
+        connector = self._put_in_place(state, personal=state.personal is not None)
+        features = self._cache.features(dataset)
         done = 0
 
         def count(answered: int, _total: int) -> None:
@@ -261,10 +304,54 @@ class Worker:
                 self.processor,
                 connector,
                 dataset["instruction"],
-                self._cache.features(dataset),
+                features,
                 max_new_tokens=self._config.max_new_tokens,
+                around=self._mixing(state, connector, dataset["instruction"], features),
                 progress=count,
             )
+
+    def _mixing(
+        self,
+        state: ClientState,
+        connector: Connector,
+        asked: Sequence[str],
+        features: ImageFeatures,
+    ) -> Callable[[list[int]], AbstractContextManager[None]]:
+        """Return what gives both text adapters their weights for rows of a dataset."""
+        personal = state.personal
+        if personal is None:
+            return lambda rows: nullcontext()
+        states = []
+        for start in range(0, len(asked), ANSWER_BATCH):
+            rows = list(range(start, min(start + ANSWER_BATCH, len(asked))))
+            instructions = [asked[row] for row in rows]
+            prompts = prompt_batch(self.processor.tokenizer, instructions, features.shape[1])
+            states.append(self._personal_states(connector, prompts, features[rows]))
+        shares = personal.shares(torch.cat(states))
+        return lambda rows: weighted_adapters(
+            self.model, {adapter: weights[rows] for adapter, weights in shares.items()}
+        )
+
+    def reference_states(self, state: ClientState, samples: Samples, count: int) -> Tensor:
+        """Return the last hidden states [S, D] of S = ``count`` training prompts (all, if fewer).
+
+        They are as the personal adapter sees them, by itself; the seed draws the samples.
+        """
+        generator = torch.Generator().manual_seed(_derived_seed(self._seed, "references"))
+        rows = torch.randperm(len(samples), generator=generator)[:count].tolist()
+        connector = self._put_in_place(state, personal=True)
+        pad = self.processor.tokenizer.pad_token_id
+        prompts = bare_prompts([samples.encoded[row] for row in rows], pad)
+        with self.accelerator.autocast():
+            return self._personal_states(connector, prompts, samples.features[rows])
+
+    @torch.no_grad()
+    def _personal_states(
+        self, connector: Connector, prompts: Mapping[str, Tensor], features: Tensor
+    ) -> Tensor:
+        with weighted_adapters(self.model, {PERSONAL: 1.0, SHARED: 0.0}):
+            tokens = connector(features.to(self.accelerator.device))
+            return prompt_states(self.model, prompts, tokens).float()
 
     def score(
         self, state: ClientState, data: ClientData, progress: SecondsDone = lambda seconds: None
@@ -300,26 +387,18 @@ class Worker:
             return MixtureConnector(adapter, adapter, dict.fromkeys(tasks, adapter))
         raise RunFolderError(f"connector.json: unknown connector {description.kind!r}.")
 
-    def _put_in_place(self, state: ClientState) -> Connector:
-        """Load a client's text adapter into the shared model; return its connector."""
+    def _put_in_place(self, state: ClientState, *, personal: bool = False) -> Connector:
+        """Load a client's text adapters into the model that clients share; return its connector.
+
+        The personal adapter takes no part in forward passes unless ``personal``.
+        """
         load_text_adapter_state(self.model, state.text_adapter)
+        use_personal_adapter(self.model, personal)
+        if personal:
+            assert state.personal is not None
+            load_text_adapter_state(self.model, state.personal.tensors, PERSONAL)
         connector = state.connector if state.connector is not None else self.base_connector
         return connector.to(self.accelerator.device)  # type: ignore[return-value]
-
-
-class ProximalTerm:
-    """μ/2 ‖θ − θ₀‖² over the trained parameters, θ₀ their values when it is made (FedProx)."""
-
-    def __init__(self, weight: float, parameters: list[nn.Parameter]) -> None:
-        self.parameters, self._weight = parameters, weight
-        self._anchors = [p.detach().clone() for p in parameters] if weight else []
-
-    def loss(self) -> Tensor | float:
-        """The term's value; 0.0 if its weight is."""
-        if not self._weight:
-            return 0.0
-        pairs = zip(self.parameters, self._anchors, strict=True)
-        return self._weight / 2 * torch.stack([(p - a).square().sum() for p, a in pairs]).sum()
 
 
 def _derived_seed(seed: int, label: str) -> int:

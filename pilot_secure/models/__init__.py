@@ -1,6 +1,6 @@
 """The model side of Pilot: LLaVA, its connectors, text adapter and losses."""
 
-from pilot_secure.models.answers import answer_losses, generate_answers
+from pilot_secure.models.answers import answer_losses, generate_answers, prompt_states
 from pilot_secure.models.base import (
     SHIPPED_CHECKPOINT,
     SHIPPED_NAME,
@@ -29,13 +29,19 @@ from pilot_secure.models.losses import (
     weighted_sum,
 )
 from pilot_secure.models.text_adapter import (
+    PERSONAL,
+    SHARED,
     attach_text_adapter,
     load_text_adapter_state,
     text_adapter_parameters,
     text_adapter_state,
+    use_personal_adapter,
+    weighted_adapters,
 )
 
 __all__ = [
+    "PERSONAL",
+    "SHARED",
     "SHIPPED_CHECKPOINT",
     "SHIPPED_NAME",
     "CheckpointError",
@@ -60,9 +66,12 @@ __all__ = [
     "load_text_adapter_state",
     "new_adapter",
     "pixel_values",
+    "prompt_states",
     "router_z_loss",
     "text_adapter_parameters",
     "text_adapter_state",
+    "use_personal_adapter",
     "vision_features",
+    "weighted_adapters",
     "weighted_sum",
 ]

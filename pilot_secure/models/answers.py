@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -38,6 +39,22 @@ def answer_losses(model: nn.Module, batch: AnswerBatch, image_tokens: Tensor) ->
 
 
 @torch.no_grad()
+def prompt_states(model: nn.Module, prompts: Mapping[str, Tensor], image_tokens: Tensor) -> Tensor:
+    """The last hidden state of each prompt's last token, [B, D].
+
+    prompts: padded on the left, as ``prompt_batch`` gives them; image_tokens: [B, N, D].
+    """
+    llava = llava_of(model)
+    states: Tensor = llava.model(
+        input_ids=prompts["input_ids"].to(llava.device),
+        attention_mask=prompts["attention_mask"].to(llava.device),
+        mm_encoder_outputs=image_outputs(image_tokens),
+        use_cache=False,
+    ).last_hidden_state
+    return states[:, -1]
+
+
+@torch.no_grad()
 def generate_answers(
     model: nn.Module,
     processor: Any,
@@ -47,13 +64,14 @@ def generate_answers(
     *,
     max_new_tokens: int,
     batch_size: int = 64,
+    around: Callable[[list[int]], AbstractContextManager[None]] = lambda rows: nullcontext(),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Greedy answers to one instruction per image, in order.
 
     features: cached vision features [len(instructions), N, C]. Prompts are sorted by length, so
-    that a batch holds little padding; padding is on the left. ``progress`` is called with
-    (answers done, answers in all).
+    that a batch holds little padding; padding is on the left. A batch's rows are answered inside
+    ``around(rows)``. ``progress`` is called with (answers done, answers in all).
     """
     if len(instructions) != len(features):
         raise ValueError(f"{len(instructions)} instructions for {len(features)} images")
@@ -64,14 +82,15 @@ def generate_answers(
         rows = order[start : start + batch_size]
         batch = prompt_batch(tokenizer, [instructions[i] for i in rows], features.shape[1])
         tokens = connector(features[rows].to(llava.device))
-        generated = llava.generate(  # type: ignore[misc]
-            input_ids=batch["input_ids"].to(llava.device),
-            attention_mask=batch["attention_mask"].to(llava.device),
-            mm_encoder_outputs=image_outputs(tokens),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        with around(rows):
+            generated = llava.generate(  # type: ignore[misc]
+                input_ids=batch["input_ids"].to(llava.device),
+                attention_mask=batch["attention_mask"].to(llava.device),
+                mm_encoder_outputs=image_outputs(tokens),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )
         texts = tokenizer.batch_decode(
             generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
         )

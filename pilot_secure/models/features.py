@@ -7,7 +7,7 @@ for as long as a run lasts; connector and language model then start from them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import datasets
@@ -34,6 +34,12 @@ class ImageFeatures:
 
     def __init__(self, images: list[Tensor], rows: Tensor) -> None:
         self._images, self._rows = images, rows
+
+    @staticmethod
+    def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+        """The rows of several datasets, one after the other, all from one cache."""
+        (images,) = {id(part._images): part._images for part in parts}.values()
+        return ImageFeatures(images, torch.cat([part._rows for part in parts]))
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -4,6 +4,7 @@ import torch
 from pilot_secure.data import (
     IGNORED,
     answer_batch,
+    bare_prompts,
     encode_samples,
     prompt_batch,
     prompt_lengths,
@@ -106,3 +107,11 @@ def test_batches_move_as_one(tokenizer):
 
 def test_nothing_encodes_to_nothing(tokenizer):
     assert encode_samples(tokenizer, [], [], 4) == []
+
+
+def test_bare_prompts_are_those_of_prompt_batch(tokenizer):
+    asked = ["What is it?", "What colour is the red circle left of the blue square?"]
+    samples = encode_samples(tokenizer, asked, ["red", "yes"], 4)
+    bare, batch = bare_prompts(samples, tokenizer.pad_token_id), prompt_batch(tokenizer, asked, 4)
+    for name in ("input_ids", "attention_mask"):
+        assert torch.equal(bare[name], batch[name])

@@ -12,10 +12,15 @@ import torch
 from conftest import SIX, FinishedRun, merged
 from torch import nn
 
+from pilot_secure.comparison import compare_runs
 from pilot_secure.config import SimulationConfig
+from pilot_secure.errors import RunFolderError
+from pilot_secure.evaluate import main as evaluate
 from pilot_secure.federation.methods import METHODS, Method
-from pilot_secure.federation.state import ClientState
-from pilot_secure.federation.worker import ProximalTerm
+from pilot_secure.federation.plan import ProximalTerm
+from pilot_secure.federation.state import ClientState, PersonalAdapter
+from pilot_secure.models import PERSONAL, SHARED
+from pilot_secure.saved_run import SavedRun
 from protocols import SERVER
 
 TASKS = {"a": "draw", "b": "draw", "c": "read"}
@@ -80,6 +85,8 @@ def text_values(state: ClientState) -> list[float]:
         ("fedavg", {"text.all": "abc", "visual.all": "abc"}),
         ("fedprox", {"text.all": "abc", "visual.all": "abc"}),
         ("fedadam", {"text.all": "abc", "visual.all": "abc"}),
+        ("centralized", {}),
+        ("feddpa", {"text.all": "abc", "visual.all": "abc"}),
         ("shepherd", {"text.all": "abc"}),
         (
             "task_fedavg",
@@ -208,12 +215,58 @@ def test_only_fedprox_has_a_proximal_term() -> None:
     assert {method(name).plan(1).proximal_weight for name in others} == {0.0}
 
 
+def feddpa(variant: str, rounds: int = 3, **more: Any) -> Method:
+    settings = {"feddpa_variant": variant, **more}
+    config = {"federation": {"method": "feddpa", "rounds": rounds}, "methods": settings}
+    return METHODS["feddpa"](SimulationConfig.model_validate(config), ("draw", "read"))
+
+
+def test_feddpa_trains_the_personal_adapter_in_or_after_the_rounds() -> None:
+    during, after = feddpa("training"), feddpa("fine_tuning")
+    assert [during.stages(number) for number in (1, 2, 3)] == [(1,), (2, 1), (2, 1)]
+    assert [after.stages(number) for number in (1, 2, 3)] == [(1,), (1,), (1, 2)]
+    assert feddpa("training", feddpa_update_weight=0.3).plan(2).personal_weight == 0.3
+    assert after.plan(2).personal_weight == 1.0
+    assert during.plan(1) == after.plan(1) == method("fedavg").plan(1)
+    assert during.sums(TASKS, "abc", 2) == ()
+    assert [spec.id for spec in during.sums(TASKS, "abc", 1)] == ["text.all", "visual.all"]
+
+
+@pytest.mark.parametrize(("variant", "expected"), [("training", [5, 6]), ("fine_tuning", [6, 5])])
+def test_feddpa_begins_the_personal_adapter(variant: str, expected: list[float]) -> None:
+    """Afresh (T), or as the shared adapter is (F); what is sent is the shared one."""
+    lent = worker()
+    _, state = trained("feddpa", lent)
+    used = feddpa(variant)
+    used.begin_stage(state, 2, lent, "draw")
+    assert [float(t) for t in state.personal.tensors.values()] == expected
+    state.personal.tensors["lora_A"] += 100
+    assert text_values(state) == [6, 5]
+    assert [float(t) for t in used.upload(state)["text_adapter"].values()] == [6, 5]
+    used.begin_stage(state, 2, lent, "draw")  # kept from round to round
+    assert float(state.personal.tensors["lora_A"]) == expected[0] + 100
+
+
+@pytest.mark.parametrize("weighs", ["personal", "shared"])
+def test_feddpa_mixes_by_similarity_by_hand(weighs: str) -> None:
+    """Cosines of [3, 4] to [1, 0] and [0, 2]: 0.6 and 0.8, mean 0.7; of [1, 0]: 1 and 0."""
+    references = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    personal = PersonalAdapter({}, max_weight=0.5, weighs=weighs, references=references)
+    shares = personal.shares(torch.tensor([[3.0, 4.0], [1.0, 0.0]]))
+    other = {"personal": SHARED, "shared": PERSONAL}[weighs]
+    own = {"personal": PERSONAL, "shared": SHARED}[weighs]
+    torch.testing.assert_close(shares[own], torch.tensor([0.35, 0.25]))
+    torch.testing.assert_close(shares[other], torch.tensor([0.65, 0.75]))
+
+
 def adapters(run: FinishedRun, client: str) -> dict[str, torch.Tensor]:
     state = run.simulation.host.clients[client].state
     return {**state.text_adapter, **state.connector.state_dict()}
 
 
-@pytest.mark.parametrize("name", ["fedavg", "task_fedavg", "fedprox", "fedadam", "shepherd"])
+@pytest.mark.parametrize(
+    "name", ["fedavg", "task_fedavg", "fedprox", "fedadam", "shepherd", "feddpa"]
+)
 def test_protection_does_not_change_the_model(
     name: str, run_tiny: Callable[..., FinishedRun]
 ) -> None:
@@ -274,3 +327,51 @@ def test_methods_without_an_exchange_are_scored_once(run_tiny: Callable[..., Fin
     assert {c.after_aggregation == c.after_local for c in run.summary.clients} == {True}
     moments = [r.moment for r in run.simulation.folder.history() if r.kind == "score"]
     assert set(moments) == {"before", "after_local"}
+
+
+@pytest.mark.parametrize("variant", ["training", "fine_tuning"])
+def test_feddpa_from_training_to_a_saved_run(
+    variant: str, run_tiny: Callable[..., FinishedRun], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The personal adapters differ, the shared ones are equal; the saved run scores the same."""
+    settings = {"federation": {"method": "feddpa", "rounds": 2}, "data": {"test_samples": 4}}
+    run = run_tiny(SIX, CLEAR, settings, {"methods": {"feddpa_variant": variant}})
+    first, second = (run.simulation.host.clients[c].state for c in ("client-01", "client-02"))
+    for name, tensor in first.text_adapter.items():
+        assert torch.equal(tensor, second.text_adapter[name])
+    assert any(
+        not torch.equal(tensor, second.personal.tensors[name])
+        for name, tensor in first.personal.tensors.items()
+    )
+    assert first.personal.references.shape[0] == 5
+    assert {place[1] for place in run.uploads} == {1}
+    assert evaluate([str(run.path)]) == 0
+    assert "agrees with summary.json in all 6 scores" in capsys.readouterr().out
+    saved = SavedRun.open(run.path)
+    tensors, references = saved.personal_adapter("client-01")
+    assert torch.equal(references, first.personal.references)
+    (part,) = [p for p in compare_runs(saved, saved).adapters if p.client == "client-02"][:1]
+    assert (part.part, part.max_absolute) == ("text_adapter", 0.0)
+    (run.path / "adapters/client-01/personal/references.safetensors").unlink()
+    with pytest.raises(RunFolderError, match="references.safetensors"):
+        saved.personal_adapter("client-01")
+
+
+def test_centralized_is_one_model_on_everybodys_data(
+    run_tiny: Callable[..., FinishedRun], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_tiny(SIX, CLEAR, {"federation": {"method": "centralized", "rounds": 2}})
+    states = {id(client.state) for client in run.simulation.host.clients.values()}
+    assert len(states) == 1
+    records = [r for r in run.simulation.folder.history() if r.kind == "training"]
+    steps = [(r.client, r.round, r.steps) for r in records]
+    assert steps == [("client-01", 1, 18), ("client-01", 2, 18)]
+    assert run.uploads == {}
+    assert all(c.after_aggregation == c.after_local is not None for c in run.summary.clients)
+    assert evaluate([str(run.path)]) == 0
+    assert "agrees with summary.json in all 6 scores" in capsys.readouterr().out
+    tensors = {c: adapters(run, c) for c in run.simulation.host.clients}
+    start = run.simulation.host.worker.initial_text_adapter()
+    assert not torch.equal(
+        *(t[next(n for n in start if "lora_B" in n)] for t in (tensors["client-01"], start))
+    )

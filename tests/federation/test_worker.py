@@ -14,7 +14,8 @@ from pilot_secure.config import ModelConfig, SimulationConfig, TrainingConfig
 from pilot_secure.data import ClientData, prompt_lengths
 from pilot_secure.errors import DataError
 from pilot_secure.federation.methods import Local, Pilot
-from pilot_secure.federation.state import ClientState
+from pilot_secure.federation.plan import TrainingPlan
+from pilot_secure.federation.state import ClientState, PersonalAdapter
 from pilot_secure.federation.worker import Samples, Worker
 from pilot_secure.run_data import load_data
 
@@ -253,3 +254,47 @@ def test_the_bare_state_scores_the_base_model(worker: Worker, clients: list[Clie
     answers = worker.answer(worker.bare_state(), clients[0].test)
     state = pilot_state(worker, 1)  # two adapters at half scale each: the base model's tokens
     assert answers == worker.answer(state, clients[0].test)
+
+
+def test_a_personal_stage_trains_the_personal_adapter_alone(
+    worker: Worker, samples: Samples
+) -> None:
+    state = pilot_state(worker, 1)
+    fresh = worker.initial_text_adapter()
+    state.personal = PersonalAdapter(copied(fresh), max_weight=0.5, weighs="personal")
+    connector, text = copied(state.connector.state_dict()), copied(state.text_adapter)
+    worker.train(
+        state,
+        samples,
+        stage=1,
+        plan=TrainingPlan(personal_weight=0.5),
+        label="c/1",
+        journal=lambda *entry: None,
+        progress=lambda seconds: None,
+    )
+    assert changed(connector, state.connector.state_dict()) == set()
+    assert changed(text, state.text_adapter) == set()
+    assert changed(fresh, state.personal.tensors) == set(fresh)
+
+
+def test_both_adapters_answer_by_their_weights(
+    worker: Worker, samples: Samples, clients: list[ClientData]
+) -> None:
+    """With λ = 0 the adapter that is weighed is out, and the other one answers as if alone."""
+    state = pilot_state(worker, 1)
+    train(worker, state, samples, 1)
+    trained = copied(state.text_adapter)
+    other = {name: t + 0.3 if "_B" in name else t for name, t in trained.items()}
+
+    def answers(shared: Snapshot, personal: Snapshot | None, weighs: str = "personal") -> list[str]:
+        state.text_adapter, state.personal = shared, None
+        if personal is not None:
+            state.personal = PersonalAdapter(personal, max_weight=0.0, weighs=weighs)
+            state.personal.references = worker.reference_states(state, samples, 5)
+            assert state.personal.references.shape[0] == 5
+        return worker.answer(state, clients[0].test)
+
+    alone = answers(trained, None)
+    assert answers(other, None) != alone
+    assert answers(trained, other, "personal") == alone
+    assert answers(other, trained, "shared") == alone

@@ -3,13 +3,18 @@ import copy
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from tiny_models import random_llava
 
 from pilot_secure.models import (
+    PERSONAL,
+    SHARED,
     attach_text_adapter,
     load_text_adapter_state,
     text_adapter_parameters,
     text_adapter_state,
+    use_personal_adapter,
+    weighted_adapters,
 )
 
 OPTIONS = {"rank": 2, "alpha": 4, "dropout": 0.0}
@@ -70,3 +75,45 @@ def test_names_are_those_of_peft_files(tmp_path):
     expected, got = text_adapter_state(model), text_adapter_state(loaded)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[k], got[k]) for k in expected)
+
+
+def test_weights_scale_each_adapters_part_for_each_sample() -> None:
+    """Outputs are linear in the weights: base + w·shared + v·personal, row by row."""
+    model = attached()
+    use_personal_adapter(model, True)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for adapter in (SHARED, PERSONAL):
+            for parameter in text_adapter_parameters(model, adapter).values():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    layer = next(m for m in model.modules() if isinstance(m, LoraLayer))
+    inputs = torch.randn(2, 3, layer.in_features, generator=generator)
+
+    def out(shared: float | torch.Tensor, personal: float | torch.Tensor) -> torch.Tensor:
+        with weighted_adapters(model, {SHARED: shared, PERSONAL: personal}), torch.no_grad():
+            return layer(inputs)
+
+    base = out(0.0, 0.0)
+    parts = {SHARED: out(1.0, 0.0) - base, PERSONAL: out(0.0, 1.0) - base}
+    assert all(part.abs().max() > 0.1 for part in parts.values())
+    w, v = torch.tensor([0.25, 1.0]), torch.tensor([2.0, 0.0])
+    expected = base + w.view(2, 1, 1) * parts[SHARED] + v.view(2, 1, 1) * parts[PERSONAL]
+    torch.testing.assert_close(out(w, v), expected)
+    with torch.no_grad():  # no hook stays
+        torch.testing.assert_close(layer(inputs), base + parts[SHARED] + parts[PERSONAL])
+
+
+def test_a_personal_adapter_that_is_off_takes_no_part() -> None:
+    model = attached()
+    before = text_adapter_state(model)
+    use_personal_adapter(model, True)
+    assert text_adapter_state(model, PERSONAL).keys() == before.keys()
+    use_personal_adapter(model, False)
+    with torch.no_grad():
+        for parameter in text_adapter_parameters(model, PERSONAL).values():
+            parameter.fill_(5.0)
+    layer = next(m for m in model.modules() if isinstance(m, LoraLayer))
+    inputs = torch.ones(1, 1, layer.in_features)
+    torch.testing.assert_close(layer(inputs), layer.base_layer(inputs))  # B of the shared is zero
+    for name, tensor in text_adapter_state(model).items():
+        assert torch.equal(tensor, before[name])

@@ -15,7 +15,7 @@ import numpy as np
 from pilot_secure.config import SimulationConfig
 from pilot_secure.federation.plan import TrainingPlan
 from pilot_secure.federation.state import ClientState, TensorDict
-from pilot_secure.federation.worker import Worker
+from pilot_secure.federation.worker import Samples, Worker
 from pilot_secure.models import SingleConnector
 from protocols import SealedSum, SumSpec
 
@@ -31,6 +31,10 @@ class Method:
     def stages(self, round_number: int) -> tuple[int, ...]:
         """Return the stages of a round (counted from 1), in order."""
         return (1,)
+
+    def trainers(self, cohort: Sequence[str]) -> Sequence[str]:
+        """Return which clients of a round train."""
+        return cohort
 
     def plan(self, stage: int) -> TrainingPlan:
         """Return how a stage's local training departs from the ordinary."""
@@ -66,6 +70,9 @@ class Method:
         task: str,
     ) -> None:
         """Take the means delivered to everybody, by sum id; None: keep the previous one."""
+
+    def prepare_to_answer(self, state: ClientState, worker: Worker, samples: Samples) -> None:
+        """Make ready what answering needs beside the adapters, from the training samples."""
 
     def absorb_personal(
         self, state: ClientState, sealed: SealedSum, worker: Worker, num_samples: int
