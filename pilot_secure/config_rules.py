@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pilot_secure.config_data import entry_problems
 from protocols.parameters import smallest_threshold
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ def _data_problems(config: SimulationConfig) -> list[str]:
             f"data.clients has {len(data.clients)} entries but data.scenario is "
             f"`{data.scenario}`: expected scenario `files`"
         ]
+    problems = [p for i, entry in enumerate(data.clients) for p in entry_problems(i, entry)]
+    if problems:
+        return problems
     tasks = config.task_sizes()
     if config.federation.method == "pilot" and len(tasks) == 1:
         return [

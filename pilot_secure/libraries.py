@@ -11,9 +11,11 @@ def quieten_libraries() -> None:
     """Keep the libraries from printing between our lines; call before loading."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    import datasets
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as model_logging
 
+    datasets.disable_progress_bars()
     hub_logging.set_verbosity(logging.CRITICAL)  # it warns at every try without a network
     model_logging.set_verbosity_error()
     model_logging.disable_progress_bar()

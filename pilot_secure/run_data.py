@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from pilot_secure.config import SimulationConfig
 from pilot_secure.data import ClientData, build_scenario
-from pilot_secure.data.client_files import ClientFiles, SplitSettings, load_clients
-from pilot_secure.data.conversations import FileReport
+from pilot_secure.data.client_files import load_clients
+from pilot_secure.data.client_sources import ClientFiles, SplitSettings
+from pilot_secure.data.overlap import ImageOverlap, overlap_notes
+from pilot_secure.data.samples import FileReport
 from pilot_secure.errors import ConfigError
 from pilot_secure.federation.methods import Method
 from pilot_secure.federation.worker import ANSWER_SECONDS, STEP_SECONDS
 
 
-def load_data(config: SimulationConfig) -> tuple[list[ClientData], list[FileReport]]:
+@dataclass(frozen=True)
+class DataReport:
+    """What was left out of the files that were read, and the images that clients share."""
+
+    files: list[FileReport] = field(default_factory=list)
+    overlaps: list[ImageOverlap] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """One sentence for each that a person should know."""
+        left_out = [str(report) for report in self.files if report.is_worth_telling]
+        return [*left_out, *overlap_notes(self.overlaps)]
+
+
+def load_data(
+    config: SimulationConfig, announce: Callable[[str], None] = lambda what: None
+) -> tuple[list[ClientData], DataReport]:
     """Return the clients of an embedded scenario, or of the user's own files.
 
-    Raises: DataError naming the file.
+    `announce` is told what is being read. Raises: DataError naming the file.
     """
     data = config.data
     if data.scenario == "files":
@@ -25,10 +45,11 @@ def load_data(config: SimulationConfig) -> tuple[list[ClientData], list[FileRepo
             test_share=data.test_share,
             split_alpha=data.split_alpha,
             max_broken_share=data.max_broken_share,
+            drop_shared_images=data.drop_shared_images,
             seed=config.run.seed,
         )
-        loaded = load_clients(files, settings)
-        return loaded.clients, loaded.reports
+        loaded = load_clients(files, settings, announce)
+        return loaded.clients, DataReport(loaded.reports, loaded.overlaps)
     clients = build_scenario(
         data.scenario,
         clients_per_task=data.clients_per_task,
@@ -39,7 +60,7 @@ def load_data(config: SimulationConfig) -> tuple[list[ClientData], list[FileRepo
         convention_strength=data.convention_strength,
         domain_strength=data.domain_strength,
     )
-    return clients, []
+    return clients, DataReport()
 
 
 def check_drop_outs(config: SimulationConfig, data: list[ClientData]) -> None:

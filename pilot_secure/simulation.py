@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from pilot_secure.client_host import ClientHost, Enrolment, HostReport, build_host
 from pilot_secure.config import SimulationConfig
 from pilot_secure.data import ClientData
-from pilot_secure.data.conversations import FileReport
 from pilot_secure.engines import Engine, InProcessTransport, ProcessesTransport
 from pilot_secure.errors import FederationError
 from pilot_secure.federation.faults import FaultyTransport
@@ -20,11 +19,18 @@ from pilot_secure.federation.recording import RecordedTransport
 from pilot_secure.federation.replay import open_replay
 from pilot_secure.federation.server import FederationServer
 from pilot_secure.progress import RunProgress
-from pilot_secure.run_data import check_drop_outs, expected_seconds, load_data, max_samples
+from pilot_secure.run_data import (
+    DataReport,
+    check_drop_outs,
+    expected_seconds,
+    load_data,
+    max_samples,
+)
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.summary import (
     ClientSummary,
     DropOut,
+    ImageOverlapSummary,
     Leakage,
     PhaseSummary,
     StartOfRun,
@@ -53,7 +59,7 @@ class Simulation:
     transport: MeteredTransport
     faults: FaultyTransport
     transcript: TranscriptWriter
-    reports: list[FileReport]
+    reports: DataReport
     started: StartOfRun
     base_sha256: str
     hosts_memory_bytes: int = 0
@@ -95,6 +101,9 @@ class Simulation:
                 for event in self.faults.events
             ),
             leakage=Leakage(**self._leakage()),
+            image_overlaps=tuple(
+                ImageOverlapSummary(**asdict(overlap)) for overlap in self.reports.overlaps
+            ),
             notes=tuple(self._notes()),
         )
 
@@ -124,11 +133,7 @@ class Simulation:
         )
 
     def _notes(self) -> list[str]:
-        notes = [
-            str(report)
-            for report in self.reports
-            if report.text_only or report.broken or report.unscorable
-        ]
+        notes = list(self.reports.notes)
         notes += [
             f"round {phase.round}, stage {phase.stage}, {phase.name}: {client} refused: {reason}"
             for phase, client, reason in self.server.events.refusals
@@ -180,7 +185,7 @@ def prepare(
     Raises: UsageError where parties cannot be built, or do not fit the configuration.
     """
     started = started or StartOfRun()
-    data, reports = load_data(config)
+    data, reports = load_data(config, progress.describe)
     check_drop_outs(config, data)
     server_identity, enrolment = Enrolment.open(
         config, folder.path, data, max_samples(config, data)

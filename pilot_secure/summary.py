@@ -78,6 +78,20 @@ class DropOut(_Record):
     phase: str
 
 
+class ImageOverlapSummary(_Record):
+    """Images of a client's test that some client, perhaps itself, also trained on.
+
+    `samples` are the training samples about these images.
+    """
+
+    train_client: str
+    train_task: str
+    test_client: str
+    test_task: str
+    images: Count
+    samples: Count
+
+
 class Leakage(BaseModel):
     """What parties could learn beyond their own data; sections are added by those who measure."""
 
@@ -107,6 +121,7 @@ class Summary(_Record):
     phases: tuple[PhaseSummary, ...] = ()
     drop_outs: tuple[DropOut, ...] = ()
     leakage: Leakage = Leakage()
+    image_overlaps: tuple[ImageOverlapSummary, ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,3 +146,16 @@ def run_tiny(tiny_base: Path, tmp_path: Path) -> Callable[..., FinishedRun]:
         return carry_out(tmp_path / f"run-{count}", tiny_base, *layers)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def public_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with `data/` and `hub/`: small copies of the public datasets in both layouts."""
+    import datasets
+    from public_fixtures import make_all
+
+    root = tmp_path_factory.mktemp("public")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "cache")
+        make_all(root)
+        yield root

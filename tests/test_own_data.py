@@ -94,13 +94,13 @@ def test_boxes_enclose_what_they_name_in_the_padded_square() -> None:
 
 
 def test_clients_and_their_samples() -> None:
-    clients, reports = load_data(_config())
+    clients, report = load_data(_config())
     assert [client.name for client in clients] == CLIENTS
     assert [client.task for client in clients] == ["question-answering"] * 3 + ["grounding"] * 3
     sizes = [len(client.train) + len(client.test) for client in clients]
     assert sizes[:3] == [48, 48, 48] and sum(sizes[3:]) == len(_rows("boxes.json"))
     assert all(order == "yxyx" for c in clients[3:] for order in c.train["box_order"])
-    (west,) = [report for report in reports if report.broken]
+    (west,) = [file for file in report.files if file.broken]
     assert (west.file.name, west.text_only, west.broken[0].image) == (
         "questions-west.json",
         1,

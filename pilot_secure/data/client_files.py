@@ -1,97 +1,94 @@
 """Clients made from files: one file per client, or one file divided among several.
 
-What shares an image stays together, in a split among clients as in the split into training and
-test samples, so that no client is tested on an image it was trained on. Every split is a function
-of the seed.
+A file is LLaVA conversation JSON or a public dataset (`data.public`). Where a client's test is
+held out of its own file, what shares an image stays together, so that no client is tested on an
+image it was trained on. Every split and every draw is a function of the seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 from torch import nn
 
-from pilot_secure.data.conversations import FileReport, Sample, read_conversations
+from pilot_secure.data.client_sources import ClientFiles, SplitSettings, read_sides
+from pilot_secure.data.division import Group, SplitRule, divide, group_samples
+from pilot_secure.data.overlap import ClientImages, ImageOverlap, find_overlaps, identities_of
+from pilot_secure.data.samples import FileReport, RowLog, Sample
 from pilot_secure.data.schema import COLUMNS, ClientData, client_name
+from pilot_secure.data.taking import Taken, Taker
 from pilot_secure.errors import DataError
-from pilot_secure.metrics import can_score
 from pilot_secure.metrics.grounding import parse_box
 
-Group = list[Sample]
-
-_DRAWS = 1000
 _MIN_IMAGES = 2
 _NAMES_OF_TORCH = frozenset(dir(nn.ModuleDict()))
 """What no task can be called: its adapters are parts of such a module, by the task's name."""
 
 
 @dataclass(frozen=True)
-class ClientFiles:
-    """Where one client's data lie, or those of `split_into` clients of one task.
-
-    `train` is divided among the clients: evenly at random, or, given `split_by`, by a Dirichlet
-    draw for each value of that key of the rows. Without `test`, a share of each client's images
-    is held out; with it, each of these clients is tested on the whole file. `box_order` says in
-    which order answers write boxes.
-    """
-
-    task: str
-    metric: str
-    train: Path
-    images: Path
-    test: Path | None = None
-    name: str | None = None
-    split_into: int = 1
-    split_by: str | None = None
-    box_order: str = "xyxy"
-
-
-@dataclass(frozen=True)
-class SplitSettings:
-    """How files are divided: held-out share, Dirichlet concentration, limit on broken rows."""
-
-    test_share: float = 0.2
-    split_alpha: float = 0.5
-    max_broken_share: float = 0.05
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class LoadedClients:
-    """The clients, and a report on each file that was read."""
+    """The clients, a report on each file that was read, and the images that clients share."""
 
     clients: list[ClientData]
     reports: list[FileReport] = field(default_factory=list)
+    overlaps: list[ImageOverlap] = field(default_factory=list)
 
 
-def load_clients(files: Sequence[ClientFiles], settings: SplitSettings) -> LoadedClients:
+@dataclass(frozen=True)
+class _Pool:
+    """What one client's samples are taken from, its images not looked at yet.
+
+    Clients that are tested on the same samples have one list `test` in common.
+    """
+
+    name: str
+    entry: ClientFiles
+    train: list[Sample]
+    test: list[Sample]
+    train_log: RowLog
+    test_log: RowLog
+    rng: np.random.Generator
+
+
+def load_clients(
+    files: Sequence[ClientFiles],
+    settings: SplitSettings,
+    announce: Callable[[str], None] = lambda what: None,
+) -> LoadedClients:
     """Read, check and divide the users' files.
 
     Clients are called `name` (`name-1`, `name-2`, … where a file is divided) or client-NN by
-    their position. Images stay files, decoded when read and as they are; `models.pixel_values`
-    pads them.
+    their position. Images stay files or encoded bytes, decoded when read and as they are;
+    `models.pixel_values` pads them. `announce` is told what is being done.
     Raises: DataError, naming the file, if it cannot be read or divided, or naming a client or
     task that cannot be called as it is.
     """
     names = client_names(files)
-    loaded = LoadedClients([])
+    pools: list[_Pool] = []
     for index, entry in enumerate(files):
+        announce(f"reading {entry.source}")
         rng = np.random.default_rng([settings.seed, index])
-        samples, report = _read(entry, entry.train, settings)
-        loaded.reports.append(report)
-        fixed_test: Group | None = None
-        if entry.test is not None:
-            fixed_test, report = _read(entry, entry.test, settings)
-            loaded.reports.append(report)
-        for groups in divide(entry, _by_image(samples), settings, rng):
-            name = names[len(loaded.clients)]
-            train, test = _hold_out(entry, groups, fixed_test, settings.test_share, rng)
-            loaded.clients.append(_client(name, entry, train, test))
-    return loaded
+        pools += _pools(entry, names[len(pools) :], settings, rng)
+    taker = Taker(announce)
+    tests = _tests(pools, taker)
+    tested = identities_of(image for taken in tests for image in taken.images)
+    unwanted = tested if settings.drop_shared_images else frozenset()
+    trains = [
+        taker.take(pool.train, pool.entry.samples_per_client, pool.train_log, pool.rng, unwanted)
+        for pool in pools
+    ]
+    reports = [log.report() for log in _logs(pools)]
+    for report in reports:
+        report.require_at_most(settings.max_broken_share)
+    clients = [_client(*parts) for parts in zip(pools, trains, tests, strict=True)]
+    seen = [
+        ClientImages(pool.name, pool.entry.task, train.images, test.images)
+        for pool, train, test in zip(pools, trains, tests, strict=True)
+    ]
+    return LoadedClients(clients, reports, find_overlaps(seen))
 
 
 def client_names(files: Sequence[ClientFiles]) -> list[str]:
@@ -119,136 +116,99 @@ def client_names(files: Sequence[ClientFiles]) -> list[str]:
     return names
 
 
-def _read(
-    entry: ClientFiles, file: Path, settings: SplitSettings
-) -> tuple[list[Sample], FileReport]:
-    """A file's samples whose answers the metric can score."""
-    samples, report = read_conversations(
-        file, entry.images, max_broken_share=settings.max_broken_share
-    )
-    scorable = [s for s in samples if can_score(entry.metric, s.answer, entry.box_order)]
-    report = replace(report, unscorable=len(samples) - len(scorable))
-    if not scorable:
-        raise DataError(f"{report}; expected answers that {entry.metric} can score.")
-    return scorable, report
+def _pools(
+    entry: ClientFiles, names: list[str], settings: SplitSettings, rng: np.random.Generator
+) -> list[_Pool]:
+    """One pool for each of the entry's clients, training and test apart."""
+    train, test = read_sides(entry, settings)
+    rule = SplitRule(entry.split_into, entry.split_by, entry.split_kind, settings.split_alpha)
+    key = None if test is None else entry.split_by
+    groups = group_samples(train.samples, key)
+    needed = _MIN_IMAGES if test is None else 1
+    parts, shares = divide(entry.source, groups, rule, rng, needed=needed)
+    if test is None:
+        held = [_hold_out(part, settings.test_share, rng) for part in parts]
+        trains, tests = [mine for mine, _ in held], [own for _, own in held]
+    else:
+        trains, tests = [_flat(part) for part in parts], [test.samples] * len(parts)
+        if entry.divide_test:
+            tests = [_flat(part) for part in shares.divide(group_samples(test.samples, key), rng)]
+    records = {id(own): _test_records(entry, own) for own in tests}
+    test_log = (test or train).log
+    return [
+        _Pool(name, entry, mine, records[id(own)], train.log, test_log, rng)
+        for name, mine, own in zip(names, trains, tests, strict=False)
+    ]
 
 
-def divide(
-    entry: ClientFiles, groups: list[Group], settings: SplitSettings, rng: np.random.Generator
-) -> list[list[Group]]:
-    """Divide groups of samples among `entry.split_into` clients.
-
-    Raises: DataError if a client would get too few images to train (and, without a test file,
-    to test), or if no row has the key to split by.
-    """
-    needed = 1 if entry.test is not None else _MIN_IMAGES
-    parts = entry.split_into
-    if len(groups) < parts * needed:
-        raise DataError(
-            f"{entry.train}: {len(groups)} usable images for {parts} client"
-            f"{'s' if parts > 1 else ''}, expected at least {needed} for each."
-        )
-    if entry.split_by is None:
-        order = rng.permutation(len(groups))
-        return [[groups[i] for i in order[part::parts]] for part in range(parts)]
-    values = _by_value(entry, groups, entry.split_by)
-    for _ in range(_DRAWS):
-        drawn = _dirichlet(values, parts, settings.split_alpha, rng)
-        if min(len(part) for part in drawn) >= needed:
-            return drawn
-    raise DataError(
-        f"{entry.train}: a Dirichlet split by `{entry.split_by}` with split_alpha "
-        f"{settings.split_alpha} leaves one of {parts} clients fewer than {needed} images; "
-        "expected a larger split_alpha, fewer clients or more images."
-    )
+def _tests(pools: Sequence[_Pool], taker: Taker) -> list[Taken]:
+    """Each client's test, drawn once for clients that have it in common."""
+    taken: dict[int, Taken] = {}
+    for pool in pools:
+        if id(pool.test) not in taken:
+            count = pool.entry.test_samples
+            taken[id(pool.test)] = taker.take(pool.test, count, pool.test_log, pool.rng)
+    return [taken[id(pool.test)] for pool in pools]
 
 
-def _by_image(samples: Sequence[Sample]) -> list[Group]:
-    groups: dict[Path, Group] = {}
-    for sample in samples:
-        groups.setdefault(sample.image, []).append(sample)
-    return list(groups.values())
-
-
-def _by_value(entry: ClientFiles, groups: list[Group], key: str) -> list[list[Group]]:
-    """Groups by the value that their first row has under `key`, in order of appearance."""
-    values: dict[Hashable, list[Group]] = {}
-    for group in groups:
-        values.setdefault(str(group[0].keys.get(key)), []).append(group)
-    if not any(key in group[0].keys for group in groups):
-        raise DataError(f"{entry.train}: split_by is {key!r}, expected a key that rows have.")
-    return list(values.values())
-
-
-def _dirichlet(
-    values: list[list[Group]], parts: int, alpha: float, rng: np.random.Generator
-) -> list[list[Group]]:
-    """For each value, shares of the clients ~ Dirichlet(alpha), cut at their running sums."""
-    drawn: list[list[Group]] = [[] for _ in range(parts)]
-    for groups in values:
-        order = rng.permutation(len(groups))
-        shares = rng.dirichlet(np.full(parts, alpha))
-        cuts = np.round(np.cumsum(shares)[:-1] * len(groups)).astype(int)
-        for part, indices in zip(drawn, np.split(order, cuts), strict=True):
-            part.extend(groups[i] for i in indices)
-    return drawn
+def _flat(groups: Sequence[Group]) -> list[Sample]:
+    return [sample for group in groups for sample in group]
 
 
 def _hold_out(
-    entry: ClientFiles,
-    groups: list[Group],
-    fixed_test: Group | None,
-    test_share: float,
-    rng: np.random.Generator,
-) -> tuple[Group, Group]:
+    groups: list[Group], test_share: float, rng: np.random.Generator
+) -> tuple[list[Sample], list[Sample]]:
     """Training and test samples; at least one image on each side."""
-    if fixed_test is not None:
-        return [sample for group in groups for sample in group], fixed_test
     order = rng.permutation(len(groups))
     held = min(max(1, round(test_share * len(groups))), len(groups) - 1)
-    test = [sample for i in sorted(order[:held]) for sample in groups[i]]
-    train = [sample for i in sorted(order[held:]) for sample in groups[i]]
+    test = _flat([groups[i] for i in sorted(order[:held])])
+    train = _flat([groups[i] for i in sorted(order[held:])])
     return train, test
 
 
-def _client(name: str, entry: ClientFiles, train: Group, test: Group) -> ClientData:
-    if entry.metric == "cider":
-        test = _merge_captions(test)
+def _logs(pools: Sequence[_Pool]) -> list[RowLog]:
+    """Each log once, in the order of the files."""
+    logs = [log for pool in pools for log in (pool.train_log, pool.test_log)]
+    return list({id(log): log for log in logs}.values())
+
+
+def _client(pool: _Pool, train: Taken, test: Taken) -> ClientData:
+    for side, taken, log in (("train on", train, pool.train_log), ("test", test, pool.test_log)):
+        if not taken.samples:
+            raise DataError(f"{log.report()}; no sample to {side} is left for {pool.name}.")
     return ClientData(
-        name=name,
-        task=entry.task,
-        metric=entry.metric,
-        train=_dataset(entry, train),
-        test=_dataset(entry, test),
+        name=pool.name,
+        task=pool.entry.task,
+        metric=pool.entry.scored_by,
+        train=_dataset(pool.entry, train.samples),
+        test=_dataset(pool.entry, test.samples),
     )
 
 
-def _merge_captions(samples: Group) -> Group:
-    """One test sample for each image and instruction, with all captions as its references."""
-    merged: dict[tuple[Path, str], Group] = {}
+def _test_records(entry: ClientFiles, samples: list[Sample]) -> list[Sample]:
+    """For captions one sample for each image and instruction, with all texts as references."""
+    if entry.scored_by != "cider":
+        return samples
+    merged: dict[tuple[str, str], Group] = {}
     for sample in samples:
-        merged.setdefault((sample.image, sample.instruction), []).append(sample)
+        merged.setdefault((sample.image.key, sample.instruction), []).append(sample)
     return [
-        Sample(
-            **{
-                **vars(group[0]),
-                "references": tuple(text for sample in group for text in sample.references),
-            }
-        )
+        replace(group[0], references=tuple(text for sample in group for text in sample.references))
         for group in merged.values()
     ]
 
 
-def _dataset(entry: ClientFiles, samples: Group) -> Dataset:
+def _dataset(entry: ClientFiles, samples: list[Sample]) -> Dataset:
     return Dataset.from_list([_record(entry, s) for s in samples], features=COLUMNS)
 
 
 def _record(entry: ClientFiles, sample: Sample) -> Mapping[str, object]:
-    grounding = entry.metric == "grounding_iou50"
-    box = parse_box(sample.answer, entry.box_order) if grounding else None
+    box = sample.box
+    if box is None and entry.scored_by == "grounding_iou50":
+        box = parse_box(sample.answer, entry.box_order)
     return {
         "id": sample.id,
-        "image": {"path": str(sample.image), "bytes": None},
+        "image": dict(sample.image.encoded()),
         "instruction": sample.instruction,
         "answer": sample.answer,
         "references": list(sample.references),

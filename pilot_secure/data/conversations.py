@@ -9,160 +9,66 @@ conversation template, so that a model reads what it reads when LLaVA trains on 
 loss is on the sample's own answer. Rows may carry more keys: "references", a list of texts that
 are equally right (for a row with one answer), and any key to split by (`data.client_files`).
 
-A row is skipped and counted where it has no image (text only), where its image is missing or
-broken, or where it is malformed.
+A row is skipped and counted where it has no image (text only) or where it is malformed; images are
+opened by whoever takes samples.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pilot_secure.data.images import check_image
+from pilot_secure.data.json_rows import read_json
 from pilot_secure.data.prompts import ASSISTANT, IMAGE_TOKEN, SYSTEM_LINE, USER, conversation
-from pilot_secure.errors import DataError, os_sentence
+from pilot_secure.data.samples import ImageFile, NoImageError, Rows, Sample, collect
+from pilot_secure.errors import DataError
 
-_SHOWN_ROWS = 5
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One question about an image with its answer; `row` counts a file's rows from 1."""
-
-    id: str
-    row: int
-    image: Path
-    instruction: str
-    answer: str
-    references: tuple[str, ...]
-    keys: Mapping[str, Any] = field(repr=False)
+_COCO_NAME = re.compile(r"(?:COCO_[a-z]+\d{4}_|(?:train|val|test)\d{4}/)0*(\d{1,12})\.\w+$")
+"""COCO's own file names, of 2014 and of 2017: an image has one number in both."""
 
 
-@dataclass(frozen=True)
-class BrokenRow:
-    """A row that cannot be used, and why."""
-
-    row: int
-    image: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class FileReport:
-    """What became of the rows of one file.
-
-    `unscorable` counts answers of usable rows that the client's metric cannot score.
-    """
-
-    file: Path
-    rows: int
-    text_only: int
-    broken: tuple[BrokenRow, ...]
-    unscorable: int = 0
-
-    @property
-    def broken_share(self) -> float:
-        """Broken rows among those that should have an image, 0 to 1."""
-        expected = self.rows - self.text_only
-        return len(self.broken) / expected if expected else 0.0
-
-    def __str__(self) -> str:
-        text = f"{self.file}: {self.rows} rows, {self.text_only} without an image skipped"
-        text += f", {len(self.broken)} broken skipped"
-        if self.unscorable:
-            text += f", {self.unscorable} answers that the metric cannot score left out"
-        shown = [f"row {b.row} ({b.image}: {b.reason})" for b in self.broken[:_SHOWN_ROWS]]
-        if len(self.broken) > _SHOWN_ROWS:
-            shown.append(f"{len(self.broken) - _SHOWN_ROWS} more")
-        return text + (": " + "; ".join(shown) if shown else "")
-
-
-def read_conversations(
-    file: Path, images: Path, *, max_broken_share: float = 0.05
-) -> tuple[list[Sample], FileReport]:
+def read_conversations(file: Path, images: Path) -> Rows:
     """Samples of a conversation file, whose image paths are relative to `images`.
 
-    Every image is decoded once, so that none fails during training.
-    Raises: DataError if the file is missing or no such JSON, if the folder is missing, if no row
-    is left, or if more than `max_broken_share` of the rows with an image are broken.
+    Raises: DataError if the file is missing or no such JSON, or if the folder is missing.
     """
-    rows = _read_rows(file)
+    rows = read_json(file, list)
     if not images.is_dir():
         raise DataError(f"{images}: expected the folder of the images of {file}, there is none.")
-    samples: list[Sample] = []
-    broken: list[BrokenRow] = []
-    text_only = 0
-    checked: dict[Path, str | None] = {}
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row, dict) and not row.get("image"):
-            text_only += 1
-            continue
-        try:
-            samples += _row_samples(number, row, images, checked)
-        except DataError as error:
-            name = str(row.get("image")) if isinstance(row, dict) else "no image"
-            broken.append(BrokenRow(number, name, str(error)))
-    report = FileReport(file, len(rows), text_only, tuple(broken))
-    if report.broken_share > max_broken_share:
-        raise DataError(
-            f"{report}; that is {report.broken_share:.1%} of the rows with an image, expected at "
-            f"most max_broken_share = {max_broken_share:.1%}."
-        )
-    if not samples:
-        raise DataError(f"{report}; expected at least one usable row.")
-    return samples, report
+    return collect(
+        file,
+        enumerate(rows, start=1),
+        lambda number, row: _row_samples(number, row, images),
+        lambda row: str(row.get("image")) if isinstance(row, dict) else "no image",
+    )
 
 
-def _read_rows(file: Path) -> list[Any]:
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(os_sentence(error, file)) from None
-    except ValueError as error:
-        raise DataError(f"{file}: expected LLaVA conversation JSON, but {error}.") from None
-    if not isinstance(rows, list) or not rows:
-        raise DataError(f"{file}: expected a JSON list of conversations with at least one row.")
-    return rows
-
-
-def _row_samples(
-    number: int, row: Any, images: Path, checked: dict[Path, str | None]
-) -> list[Sample]:
+def _row_samples(number: int, row: Any, images: Path) -> list[Sample]:
     """The samples of one row. Raises: DataError, saying what is wrong with it."""
+    if isinstance(row, dict) and not row.get("image"):
+        raise NoImageError
     if not isinstance(row, dict) or not isinstance(row["image"], str):
         raise DataError("the row is no mapping with one image")
     turns = _turns(row.get("conversations"))
-    path = images / row["image"]
-    if path not in checked:
-        checked[path] = _fault(path)
-    if fault := checked[path]:
-        raise DataError(fault)
     row_id = str(row.get("id", number))
     references = _references(row.get("references"), len(turns))
     keys = {key: value for key, value in row.items() if key != "conversations"}
+    coco = _COCO_NAME.search(row["image"])
     return [
         Sample(
             id=row_id if len(turns) == 1 else f"{row_id}#{index + 1}",
             row=number,
-            image=path,
+            image=ImageFile(images / row["image"], row["image"]),
             instruction=with_earlier_turns(turns[:index], question),
             answer=answer,
             references=references or (answer,),
             keys=keys,
+            coco_id=coco.group(1) if coco else None,
         )
         for index, (question, answer) in enumerate(turns)
     ]
-
-
-def _fault(path: Path) -> str | None:
-    try:
-        check_image(path)
-    except DataError as error:
-        return str(error)
-    return None
 
 
 def _turns(messages: Any) -> list[tuple[str, str]]:

@@ -7,8 +7,12 @@ Source: LLaVA-1.5 (Liu et al. 2023), preprocessing "pad"; Pilot keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -63,11 +67,38 @@ def check_image(path: Path) -> None:
 
     Raises: DataError, saying why, if it is missing, truncated or no image.
     """
-    if not path.is_file():
+    with _opened({"path": str(path), "bytes": None}) as image:
+        image.load()
+
+
+def image_size(encoded: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height in pixels, without decoding. Raises: DataError as `check_image` does."""
+    with _opened(encoded) as image:
+        return image.size
+
+
+def pixel_hash(encoded: Mapping[str, Any]) -> str:
+    """A hash of the decoded pixels: the same for one image in two lossless encodings.
+
+    `encoded` is what `datasets` stores: `bytes`, or the `path` of a file where these are None.
+    Raises: DataError as `check_image` does.
+    """
+    with _opened(encoded) as image:
+        pixels = image.convert("RGB")
+    digest = hashlib.blake2b(f"{pixels.width}x{pixels.height}".encode(), digest_size=16)
+    digest.update(pixels.tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _opened(encoded: Mapping[str, Any]) -> Iterator[Image.Image]:
+    """An image whose decoding errors are told in a sentence."""
+    content, path = encoded["bytes"], Path(encoded["path"] or "")
+    if content is None and not path.is_file():
         raise DataError("the file is missing")
     try:
-        with Image.open(path) as image:
-            image.load()
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            yield image
     except Image.DecompressionBombError:
         raise DataError("the image has too many pixels") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:

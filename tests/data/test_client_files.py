@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pilot_secure.data.client_files import ClientFiles, SplitSettings, load_clients
+from pilot_secure.data.client_files import load_clients
+from pilot_secure.data.client_sources import ClientFiles, SplitSettings
 from pilot_secure.errors import DataError
 from pilot_secure.metrics import score
 
@@ -148,9 +149,64 @@ def test_answers_that_the_metric_cannot_score_are_left_out(tmp_path: Path, image
         load_clients([_entry(tmp_path, images, "scienceqa_accuracy")], SplitSettings())
 
 
+def test_broken_images_are_skipped_counted_and_reported(tmp_path: Path, images: Path) -> None:
+    (images / "0.png").unlink()
+    (images / "5.png").write_bytes((images / "6.png").read_bytes()[:40])
+    entry = _entry(tmp_path, images)
+    loaded = load_clients([entry], SplitSettings(max_broken_share=0.1))
+    (report,) = loaded.reports
+    assert [(broken.row, broken.image) for broken in report.broken] == [
+        (1, "0.png"),
+        (2, "0.png"),
+        (11, "5.png"),
+        (12, "5.png"),
+    ]
+    assert (report.rows, report.examined, report.broken_share) == (48, 48, pytest.approx(4 / 48))
+    assert "4 broken skipped: row 1 (0.png: the file is missing)" in str(report)
+    (client,) = loaded.clients
+    assert client.train.num_rows + client.test.num_rows == 44
+    with pytest.raises(DataError) as caught:
+        load_clients([entry], SplitSettings(max_broken_share=0.08))
+    assert "row 11 (5.png: the image cannot be decoded" in str(caught.value)
+    assert "8.3% of the rows with an image, expected at most max_broken" in str(caught.value)
+
+
+def test_a_draw_looks_only_at_the_images_it_needs(tmp_path: Path, images: Path) -> None:
+    """A missing image is replaced by another one."""
+    for number in range(0, NUM_IMAGES, 3):
+        (images / f"{number}.png").unlink()
+    entry = _entry(tmp_path, images, split_into=2, samples_per_client=6, test_samples=2)
+    loaded = load_clients([entry], SplitSettings(max_broken_share=0.9))
+    assert [(c.train.num_rows, c.test.num_rows) for c in loaded.clients] == [(6, 2)] * 2
+    (report,) = loaded.reports
+    assert report.broken and 16 <= report.examined < 48
+    again = load_clients([entry], SplitSettings(max_broken_share=0.9)).clients
+    assert [list(c.train["id"]) for c in again] == [list(c.train["id"]) for c in loaded.clients]
+    other = load_clients([entry], SplitSettings(max_broken_share=0.9, seed=1)).clients
+    assert [list(c.train["id"]) for c in other] != [list(c.train["id"]) for c in again]
+
+
+def test_a_test_file_can_be_divided_as_the_training_data_are(tmp_path: Path, images: Path) -> None:
+    test = _write(tmp_path, _rows(), "test.json")
+    kinds: dict[str, Any] = {"split_by": "place", "split_kind": "domain", "divide_test": True}
+    entry = _entry(tmp_path, images, split_into=3, test=test, **kinds)
+    place = {row["id"]: row["place"] for row in _rows()}
+    clients = load_clients([entry], SplitSettings()).clients
+    places = [
+        ({place[name] for name in c.train["id"]}, {place[name] for name in c.test["id"]})
+        for c in clients
+    ]
+    assert all(len(train) == 1 and train == test for train, test in places)
+    assert set().union(*(train for train, _ in places)) == set("abc")
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
+        (
+            {"split_into": 4, "split_by": "place", "split_kind": "domain"},
+            "`place` has 3 values, which leave one of 4 clients fewer than 2 images",
+        ),
         ({"split_into": 13}, "24 usable images for 13 clients, expected at least 2 for each"),
         ({"split_into": 2, "split_by": "hospital"}, "expected a key that rows have"),
         ({"split_into": 12, "split_by": "place"}, "expected a larger split_alpha"),

@@ -1,0 +1,176 @@
+"""Official files that are missing, of another dataset, or have rows that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilot_secure.data.public import FORMATS, OfficialFiles
+from pilot_secure.errors import DataError
+
+Broken = Callable[[str, Callable[[Any], None]], Any]
+
+ANNOTATIONS = {
+    "gqa": "gqa/train_balanced_questions.json",
+    "coco_captions": "coco/dataset_coco.json",
+    "refcoco": "refcoco/refs(unc).p",
+    "scienceqa": "scienceqa/problems.json",
+    "ocrvqa": "ocrvqa/dataset.json",
+}
+
+
+@pytest.fixture
+def broken(public_data: Path, tmp_path: Path) -> Broken:
+    """Read a format after a change to its annotations: the report."""
+
+    def read(name: str, change: Callable[[Any], None]) -> Any:
+        folder = tmp_path / "copy"
+        shutil.copytree((public_data / "data" / ANNOTATIONS[name]).parent, folder)
+        path = folder / Path(ANNOTATIONS[name]).name
+        if path.suffix == ".p":
+            content = pickle.loads(path.read_bytes())
+            change(content)
+            path.write_bytes(pickle.dumps(content))
+        else:
+            content = json.loads(path.read_text())
+            change(content)
+            path.write_text(json.dumps(content))
+        splits = FORMATS[name].train_splits
+        return FORMATS[name].read_files(OfficialFiles(path, folder, splits)).log.report()
+
+    return read
+
+
+def _first(content: Any) -> Any:
+    """The first row, however the file keeps its rows."""
+    if isinstance(content, dict) and "images" in content:
+        content = content["images"]
+    return next(iter(content.values() if isinstance(content, dict) else content))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "row_name"),
+    [
+        ("gqa", "question", "question 500100"),
+        ("gqa", "imageId", "question 500100"),
+        ("coco_captions", "sentences", "COCO_train2014_000000000001.jpg"),
+        ("coco_captions", "cocoid", "COCO_train2014_000000000001.jpg"),
+        ("refcoco", "ann_id", "ref_id 41"),
+        ("refcoco", "sentences", "ref_id 41"),
+        ("scienceqa", "choices", "problem 1"),
+        ("scienceqa", "answer", "problem 1"),
+        ("scienceqa", "image", "problem 1"),
+        ("ocrvqa", "imageURL", "cover 301"),
+        ("ocrvqa", "answers", "cover 301"),
+    ],
+)
+def test_a_missing_key_is_told_with_its_row(
+    broken: Broken, name: str, key: str, row_name: str
+) -> None:
+    report = broken(name, lambda content: _first(content).pop(key))
+    (row,) = report.broken
+    assert (row.row, row.image) == (1, row_name)
+    assert row.reason == f"key `{key}` is missing"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("gqa", {"answer": " "}, "key `answer` is empty"),
+        ("gqa", {"question": 3}, "key `question` holds an integer, expected text"),
+        ("coco_captions", {"sentences": []}, "there is no caption"),
+        ("coco_captions", {"filename": None}, "key `filename` holds null, expected text"),
+        ("refcoco", {"ann_id": 5}, "ann_id 5 is not among the annotations of instances.json"),
+        ("refcoco", {"image_id": 99}, "image_id 99 is not among the images of instances.json"),
+        ("scienceqa", {"answer": 7}, "key `answer` is 7, expected the index of one of 3"),
+        ("scienceqa", {"choices": ["a"]}, "key `choices` has 1 options, expected 2 to 26"),
+        ("ocrvqa", {"answers": ["No"]}, "there are 2 `questions` and 1 `answers`"),
+        ("ocrvqa", {"questions": "What?"}, "key `questions` holds text, expected a list"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_told_why(
+    broken: Broken, name: str, change: dict[str, Any], reason: str
+) -> None:
+    report = broken(name, lambda content: _first(content).update(change))
+    assert [row.reason for row in report.broken] == [reason]
+
+
+def test_an_empty_box_or_a_box_of_three_numbers(broken: Broken, public_data: Path) -> None:
+    instances = json.loads((public_data / "data" / "refcoco" / "instances.json").read_text())
+    for box, words in (([1, 2, 0, 5], "is empty"), ([1, 2, 3], "expected 4 numbers")):
+        instances["annotations"][0]["bbox"] = box
+        changed = public_data / "changed.json"
+        changed.write_text(json.dumps(instances))
+        refs = public_data / "data" / "refcoco" / "refs(unc).p"
+        files = OfficialFiles(refs, refs.parent, ("train",), instances=changed)
+        (row,) = FORMATS["refcoco"].read_files(files).log.report().broken
+        assert words in row.reason and row.image == "ref_id 41"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("coco_captions", lambda c: c.pop("images"), "dataset_coco.json: key `images` is missing"),
+        (
+            "coco_captions",
+            lambda c: [row.update(split="all") for row in c["images"]],
+            "no row is of split `train`, expected one of all",
+        ),
+        ("refcoco", lambda c: c.clear(), r"no row is of split `train`"),
+        ("ocrvqa", lambda c: _keep_split(c, 3), "no row is of split `train`, expected one of test"),
+        ("gqa", lambda c: c.clear(), "questions.json: expected at least one row"),
+    ],
+)
+def test_a_file_of_another_kind_is_an_error(
+    broken: Broken, name: str, change: Callable[[Any], None], words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        broken(name, change)
+
+
+def _keep_split(covers: dict[str, Any], split: int) -> None:
+    for cover in [cover for cover, row in covers.items() if row["split"] != split]:
+        del covers[cover]
+
+
+@pytest.mark.parametrize("name", ANNOTATIONS)
+def test_missing_files_and_folders_are_named(name: str, public_data: Path, tmp_path: Path) -> None:
+    there = public_data / "data" / ANNOTATIONS[name]
+    read = FORMATS[name].read_files
+    with pytest.raises(DataError, match=r"none: expected the folder of the images of"):
+        read(OfficialFiles(there, tmp_path / "none", ("train",)))
+    with pytest.raises(DataError, match=r"none\.json: there is no such file or folder"):
+        read(OfficialFiles(tmp_path / "none.json", tmp_path, ("train",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"), [("refcoco", "instances.json"), ("scienceqa", "pid_splits.json")]
+)
+def test_files_beside_the_annotations_are_named(
+    name: str, beside: str, public_data: Path, tmp_path: Path
+) -> None:
+    source = public_data / "data" / ANNOTATIONS[name]
+    alone = tmp_path / source.name
+    shutil.copy(source, alone)
+    with pytest.raises(DataError, match=rf"{beside}: there is no such file or folder"):
+        FORMATS[name].read_files(OfficialFiles(alone, tmp_path, ("train",)))
+
+
+def test_a_split_that_scienceqa_has_not(public_data: Path, tmp_path: Path) -> None:
+    source = public_data / "data" / ANNOTATIONS["scienceqa"]
+    with pytest.raises(DataError, match=r"pid_splits\.json: key `minitest` is missing"):
+        FORMATS["scienceqa"].read_files(OfficialFiles(source, tmp_path, ("minitest",)))
+
+
+def test_visual_genome_rows_are_told_by_number(public_data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "image_data.json"
+    file.write_text(json.dumps([{"image_id": 1, "coco_id": None}, {"image_id": 2}]))
+    source = public_data / "data" / ANNOTATIONS["gqa"]
+    with pytest.raises(DataError, match=r"image_data\.json: row 2: key 'coco_id' is missing"):
+        FORMATS["gqa"].read_files(OfficialFiles(source, tmp_path, coco_ids=file))
