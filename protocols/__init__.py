@@ -18,15 +18,18 @@ from protocols.errors import (
     PeerError,
     ProtocolError,
 )
-from protocols.identity import SERVER, Identity, Roster, RosterEntry
+from protocols.holder import AggregationKeyHolder
+from protocols.identity import KEY_HOLDER, SERVER, Identity, Roster, RosterEntry
 from protocols.parameters import AggregationParameters, SumSpec, smallest_threshold
 from protocols.results import results_hash
 from protocols.selection import personalise
 from protocols.server import AggregationReport, AggregationServer
 
 __all__ = [
+    "KEY_HOLDER",
     "SERVER",
     "AggregationClient",
+    "AggregationKeyHolder",
     "AggregationParameters",
     "AggregationReport",
     "AggregationResult",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from protocols import client_masking, client_select, client_setup, client_unmask
+from protocols import (
+    client_blinded,
+    client_masking,
+    client_select,
+    client_setup,
+    client_unmask,
+)
 from protocols.client_states import (
     Advertised,
     AggregationResult,
     Answered,
     AnswerGuard,
+    Blinded,
     ClientInputs,
     Confirmed,
     Context,
@@ -20,6 +27,13 @@ from protocols.client_states import (
     Sketched,
     State,
     Uploaded,
+)
+from protocols.distance_messages import (
+    BlindedCall,
+    DistanceCall,
+    DistanceDelivery,
+    DistanceUploads,
+    RowDelivery,
 )
 from protocols.entropy import Entropy
 from protocols.errors import (
@@ -36,9 +50,6 @@ from protocols.messages import (
     Advertisements,
     AdvertiseRequest,
     Delivery,
-    DistanceCall,
-    DistanceDelivery,
-    DistanceUploads,
     Message,
     Plan,
     SurvivorSet,
@@ -127,13 +138,13 @@ class AggregationClient:
             raise WrongSession(SERVER, phase, "a request of another session")
         if message.recipient != self._context.name:
             raise UnexpectedMessage(SERVER, phase, f"a request to {message.recipient}")
-        if find(CLIENT, phase, message.kind, self._context.parameters.selects) is None:
+        if find(CLIENT, phase, message.kind, self._context.parameters.distances) is None:
             raise UnexpectedMessage(SERVER, phase, f"{message.kind} in state {phase}")
 
     def _session(self) -> bytes:
         """Return the id that requests must carry: the parameters' before the session exists."""
         match self._state:
-            case Shared() | Sketched() | Replied() | Selected() | Uploaded():
+            case Shared() | Sketched() | Replied() | Blinded() | Selected() | Uploaded():
                 return self._state.session.id
             case Confirmed() | Answered():
                 return self._state.uploaded.session.id
@@ -156,6 +167,10 @@ class AggregationClient:
                 return client_select.on_distance_uploads(context, state, message)
             case Replied() as state, DistanceDelivery():
                 return client_select.on_distance_delivery(context, state, message)
+            case Shared() as state, BlindedCall():
+                return client_blinded.on_blinded_call(context, state, message)
+            case Blinded() as state, RowDelivery():
+                return client_blinded.on_row_delivery(context, state, message)
             case (Shared() | Selected()) as state, Plan():
                 return client_masking.on_plan(context, state, message)
             case Uploaded() as state, SurvivorSet():
@@ -176,9 +191,11 @@ def check_pinned(parameters: AggregationParameters, identity: Identity, roster: 
     """
     if roster.digest() != parameters.roster:
         raise ParameterError(f"{identity.name}: the roster is not the one of the parameters")
-    entries = {entry.name: entry.public_key for entry in (roster.server, *roster.clients)}
+    entries = {entry.name: entry.public_key for entry in roster.entries()}
     if entries.get(identity.name) != identity.public_key():
         raise ParameterError(f"{identity.name}: the roster pins another key for this name")
     strangers = sorted(set(parameters.cohort) - set(roster.names()))
     if strangers:
         raise ParameterError(f"cohort: {strangers} are not in the roster")
+    if parameters.distances == "key_holder" and roster.key_holder is None:
+        raise ParameterError("distance_trust: key_holder needs a key holder in the roster")

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from protocols import shares
 from protocols.client_select import open_list
-from protocols.client_setup import MASK_KEY, SHARES_USAGE, share_commitments
+from protocols.client_setup import MASK_KEY, open_share_box, share_commitments
 from protocols.client_states import Agreement, Context, Selected, Session, Shared, Uploaded
 from protocols.errors import BadPlan, BadShare, InputError
 from protocols.frame import frame_hash, seal
 from protocols.graph import sharing_threshold
-from protocols.identity import SERVER
+from protocols.identity import KEY_HOLDER, SERVER
 from protocols.keys import pairwise_mask_key, recipient_mask_key, self_mask_key
 from protocols.masks import MaskKey, MaskStream
 from protocols.messages import (
@@ -81,16 +80,9 @@ def open_shares(context: Context, session: Session, message: Plan) -> dict[str, 
 def _open_shares_from(
     context: Context, session: Session, delivery: SharesFrom
 ) -> tuple[bytes, ...]:
-    owner, phase, size = delivery.party, "masked_input", shares.SECRET_BYTES
+    owner, phase = delivery.party, "masked_input"
     names = [MASK_KEY, *(spec.id for spec in context.parameters.sums_of(owner))]
-    channel = session.channel(owner)
-    try:
-        plain = channel.open(SHARES_USAGE, owner, context.name, delivery.ciphertext)
-    except ValueError as error:
-        raise BadShare(owner, phase, f"its shares: {error}") from None
-    if len(plain) != size * len(names):
-        raise BadShare(owner, phase, f"{len(plain)} bytes of shares, not {size * len(names)}")
-    held = tuple(plain[place : place + size] for place in range(0, len(plain), size))
+    held, _blinding = open_share_box(context, session, owner, delivery.ciphertext, phase)
     if share_commitments(session.id, owner, context.name, names, held) != delivery.digests:
         raise BadShare(owner, phase, "a share does not match its commitment")
     return held
@@ -120,6 +112,8 @@ def check_plan(context: Context, state: Shared | Selected, message: Plan) -> Agr
             )
         if set(lists) != set(participants):
             raise BadPlan(SERVER, phase, "the neighbour lists are not those of the participants")
+        if state.table:
+            frames[KEY_HOLDER] = state.table
     expected = plan_sums(parameters, participants, visible_lists(parameters, lists))
     if message.sums != expected:
         raise BadPlan(SERVER, phase, "sums, contributors or recipients are not those of the rules")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -16,18 +16,8 @@ from protocols.client_states import (
     Shared,
     Sketched,
 )
-from protocols.errors import (
-    BadDistance,
-    BadPlan,
-    BadSelection,
-    ParameterError,
-    ProtocolError,
-)
-from protocols.frame import distance_upload_bytes, expect, open_frame, seal
-from protocols.identity import SERVER
-from protocols.keys import derive
-from protocols.messages import (
-    Box,
+from protocols.distance_lengths import distance_upload_bytes
+from protocols.distance_messages import (
     DistanceCall,
     DistanceDelivery,
     DistanceReplies,
@@ -36,28 +26,52 @@ from protocols.messages import (
     NeighbourList,
     Selection,
 )
+from protocols.distance_values import Vector
+from protocols.errors import (
+    BadDistance,
+    BadPlan,
+    BadSelection,
+    ParameterError,
+    ProtocolError,
+)
+from protocols.frame import expect, open_frame, seal
+from protocols.identity import SERVER
+from protocols.keys import derive
+from protocols.messages import Box
+from protocols.parameters import AggregationParameters
 from protocols.ring import CHUNK, FlatVector, Floats
 from protocols.selection import Chosen, select
+from protocols.sketch import sketch, sketch_norm_bound
 
 DISTANCE_USAGE = "distance-reply"
 SELECTION_USAGE = "selection"
 _LENGTH_BYTES = 4
 
 
-def make_distance_machine(context: Context, session: Session) -> DistanceMachine:
-    """Return the machine that compares this client's sketched vector with its peers'."""
-    from protocols.distances import DistanceParty
-    from protocols.sketch import sketch, sketch_norm_bound
-
+def sketched_vector(context: Context, session: Session) -> tuple[Vector, float]:
+    """Return the sketch of this client's vector, and the bound that holds for its norm."""
     parameters = context.parameters
     name = parameters.distance_vector
     if name is None or name not in context.inputs.vectors:
         raise ParameterError(f"{context.name}: selected sums need the vector {name}")
     vector = FlatVector(context.inputs.vectors[name], f"{context.name}, {name}")
     seed = derive(session.id, session.id, "sketch")
-    sketched = sketch(_chunks(vector), seed, parameters.sketch_size)
-    bound = sketch_norm_bound(parameters.distance_norm_bound, len(vector), parameters.sketch_size)
-    return DistanceParty(sketched, parameters.distance_parameter_set, bound, context.entropy)
+    return sketch(_chunks(vector), seed, parameters.sketch_size), sketch_bound(parameters)
+
+
+def sketch_bound(parameters: AggregationParameters) -> float:
+    """Return the public bound on every client's sketch norm."""
+    length = parameters.vector_lengths[parameters.distance_vector or ""]
+    return sketch_norm_bound(parameters.distance_norm_bound, length, parameters.sketch_size)
+
+
+def make_distance_machine(context: Context, session: Session) -> DistanceMachine:
+    """Return the machine that compares this client's sketched vector with its peers'."""
+    from protocols.distances import DistanceParty
+
+    sketched, bound = sketched_vector(context, session)
+    name = context.parameters.distance_parameter_set
+    return DistanceParty(sketched, name, bound, context.entropy)
 
 
 def _chunks(vector: FlatVector) -> Iterator[Floats]:
@@ -118,9 +132,20 @@ def on_distance_delivery(
 ) -> tuple[Selected, bytes]:
     """Open the own row of distances and send the peers the resulting neighbour list."""
     row = open_row(context, state, message)
+    return choose(context, state.session, state.peers, row)
+
+
+def choose(
+    context: Context,
+    session: Session,
+    peers: tuple[str, ...],
+    row: Mapping[str, float],
+    table: bytes = b"",
+) -> tuple[Selected, bytes]:
+    """Select from the own row of distances; tell the list to ``peers``, who take part too."""
     chosen = select(row, context.parameters.num_neighbours)
     listing = NeighbourList(
-        session=state.session.id,
+        session=session.id,
         sender=context.name,
         recipient=SERVER,
         neighbours=chosen.neighbours,
@@ -129,13 +154,13 @@ def on_distance_delivery(
     frame = seal(listing, context.identity)
     visible = context.parameters.neighbour_visibility == "visible"
     reply = Selection(
-        session=state.session.id,
+        session=session.id,
         sender=context.name,
         recipient=SERVER,
-        boxes=hide_list(context, state.session, state.peers, frame),
+        boxes=hide_list(context, session, peers, frame),
         neighbours=chosen.neighbours if visible else (),
     )
-    return Selected(state.session, row, chosen, frame), seal(reply, context.identity)
+    return Selected(session, row, chosen, frame, table), seal(reply, context.identity)
 
 
 def open_row(context: Context, state: Replied, message: DistanceDelivery) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from protocols import shares
 from protocols.client_states import Advertised, Context, Idle, Session, Shared
 from protocols.codec import CodecError, decode
@@ -9,12 +11,13 @@ from protocols.errors import (
     AttemptRefused,
     BadKey,
     BadPlan,
+    BadShare,
     MalformedMessage,
     WrongSession,
 )
 from protocols.frame import expect, frame_hash, open_frame, seal
 from protocols.graph import peers_of, sharing_threshold
-from protocols.identity import SERVER, SIGNATURE_BYTES
+from protocols.identity import SERVER, SIGNATURE_BYTES, Roster
 from protocols.keys import EphemeralKeys, SmallOrderKey, check_public_key
 from protocols.messages import (
     MAX_FRAME,
@@ -25,10 +28,12 @@ from protocols.messages import (
     EncryptedShares,
     ShareCommitments,
 )
+from protocols.parameters import AggregationParameters
 from protocols.plan import session_id
 
 MASK_KEY = "mask-key"
 SHARES_USAGE = "shares"
+BLINDING_BYTES = 32
 
 
 def on_advertise_request(
@@ -61,6 +66,29 @@ def refuse_second_attempt(context: Context) -> None:
         raise AttemptRefused(f"{context.name}: an unmasking of {label} was answered before")
 
 
+def read_advertisements(
+    parameters: AggregationParameters, roster: Roster, message: Advertisements
+) -> tuple[dict[str, Advertisement], dict[str, bytes]]:
+    """Return the signed advertisements, and the hash of every member's, sent along or not.
+
+    Raises:
+        PeerError: an advertisement that its sender did not sign for these parameters.
+        BadPlan: strangers or repetitions, or hashes where the graph is complete.
+    """
+    phase, adverts = "share", {}
+    hashes = {item.party: item.digest for item in message.others}
+    if len(hashes) != len(message.others) or (hashes and parameters.graph is None):
+        raise BadPlan(SERVER, phase, "hashes of advertisements that are not to be left out")
+    for frame in message.advertisements:
+        name = claimed_sender(frame, phase)
+        if name not in parameters.cohort or name in hashes:
+            raise BadPlan(SERVER, phase, "advertisements of strangers or repeated ones")
+        opened = open_frame(frame, roster, name, phase, MAX_FRAME)
+        adverts[name] = expect(opened, Advertisement, parameters.digest(), SERVER, phase)
+        hashes[name] = frame_hash(frame)
+    return adverts, hashes
+
+
 def open_advertisements(
     context: Context, state: Advertised, message: Advertisements
 ) -> tuple[bytes, tuple[str, ...], dict[str, Advertisement]]:
@@ -72,22 +100,10 @@ def open_advertisements(
         WrongSession: a peer accepted other results in the last aggregation.
     """
     phase, parameters = "share", context.parameters
-    adverts: dict[str, Advertisement] = {}
-    hashes = {item.party: item.digest for item in message.others}
-    if len(hashes) != len(message.others) or (hashes and parameters.graph is None):
-        raise BadPlan(SERVER, phase, "hashes of advertisements that are not to be left out")
-    for frame in message.advertisements:
-        name = claimed_sender(frame, phase)
-        if name not in parameters.cohort or name in hashes:
-            raise BadPlan(SERVER, phase, "advertisements of strangers or repeated ones")
-        opened = open_frame(frame, context.roster, name, phase, MAX_FRAME)
-        adverts[name] = expect(opened, Advertisement, parameters.digest(), SERVER, phase)
-        hashes[name] = frame_hash(frame)
+    adverts, hashes = read_advertisements(parameters, context.roster, message)
     if context.name not in adverts or hashes[context.name] != frame_hash(state.frame):
         raise BadKey(SERVER, phase, "our own advertisement is missing or was replaced")
-    members = tuple(sorted(hashes))
-    if len(members) < parameters.threshold or not set(members) <= set(parameters.cohort):
-        raise BadPlan(SERVER, phase, f"{len(members)} members, below {parameters.threshold}")
+    members = enough_members(parameters, hashes)
     session = session_id(parameters, hashes)
     if set(adverts) != {context.name, *peers_of(parameters, session, members, context.name)}:
         raise BadPlan(SERVER, phase, "advertisements of others than our peers in the graph")
@@ -96,6 +112,18 @@ def open_advertisements(
         if advert.previous_results != context.inputs.previous_results:
             raise WrongSession(name, phase, "it accepted other results in the last aggregation")
     return session, members, adverts
+
+
+def enough_members(parameters: AggregationParameters, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the members in order.
+
+    Raises:
+        BadPlan: fewer than the threshold, or a stranger among them.
+    """
+    members = tuple(sorted(names))
+    if len(members) < parameters.threshold or not set(members) <= set(parameters.cohort):
+        raise BadPlan(SERVER, "share", f"{len(members)} members, below {parameters.threshold}")
+    return members
 
 
 def claimed_sender(frame: bytes, phase: str) -> str:
@@ -147,7 +175,10 @@ def on_advertisements(
     seeds = {spec.id: context.entropy.read(shares.SECRET_BYTES) for spec in specs}
     holders = sorted(adverts)
     by_holder = split_secrets(context, state.keys, seeds, holders)
-    session = Session(identity, members, adverts, state.keys, seeds, by_holder[context.name])
+    size = blinding_bytes(context.parameters)
+    blinding = context.entropy.read(size) if size else b""
+    own = by_holder[context.name]
+    session = Session(identity, members, adverts, state.keys, seeds, own, blinding)
     names = [MASK_KEY, *seeds]
     reply = EncryptedShares(
         session=identity,
@@ -196,9 +227,38 @@ def share_commitments(
     )
 
 
+def blinding_bytes(parameters: AggregationParameters) -> int:
+    """Return the bytes of the blinding secret in each share box: none but under key-holder trust.
+
+    Every client deals one, so that whoever drops out, another's is there to be used.
+    """
+    return BLINDING_BYTES if parameters.distances == "key_holder" else 0
+
+
 def _seal_shares(context: Context, session: Session, peer: str, held: tuple[bytes, ...]) -> bytes:
     try:
         channel = session.channel(peer)
     except ValueError:
         raise BadKey(peer, "share", "no secret follows from its key") from None
-    return channel.seal(SHARES_USAGE, context.name, peer, b"".join(held))
+    content = b"".join(held) + session.blinding
+    return channel.seal(SHARES_USAGE, context.name, peer, content)
+
+
+def open_share_box(
+    context: Context, session: Session, owner: str, ciphertext: bytes, phase: str
+) -> tuple[tuple[bytes, ...], bytes]:
+    """Return the shares that ``owner`` dealt us, its mask key's first, and its blinding secret.
+
+    Raises:
+        BadShare: the box does not open, or has another length.
+    """
+    size, count = shares.SECRET_BYTES, 1 + len(context.parameters.sums_of(owner))
+    try:
+        plain = session.channel(owner).open(SHARES_USAGE, owner, context.name, ciphertext)
+    except ValueError as error:
+        raise BadShare(owner, phase, f"its shares: {error}") from None
+    end = size * count
+    expected = end + blinding_bytes(context.parameters)
+    if len(plain) != expected:
+        raise BadShare(owner, phase, f"{len(plain)} bytes of shares, not {expected}")
+    return tuple(plain[place : place + size] for place in range(0, end, size)), plain[end:]

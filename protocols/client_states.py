@@ -98,7 +98,8 @@ class Session:
     """The agreed members and this client's secrets.
 
     ``adverts`` holds the keys of this client and of its peers in the sharing graph (everybody's
-    when it is complete); ``seeds`` maps sum ids to self-mask seeds.
+    when it is complete); ``seeds`` maps sum ids to self-mask seeds; ``blinding`` is the secret that
+    this client deals under key-holder trust.
     """
 
     id: bytes
@@ -107,6 +108,7 @@ class Session:
     keys: EphemeralKeys
     seeds: Mapping[str, bytes] = field(repr=False)
     own_shares: tuple[bytes, ...] = field(repr=False)
+    blinding: bytes = field(default=b"", repr=False)
 
     _secrets: dict[tuple[str, str], bytes] = field(default_factory=dict, repr=False)
 
@@ -170,14 +172,39 @@ class Replied:
     label = "replied"
 
 
+class BlindedMachine(Protocol):
+    """What the aggregation needs of a client's side of distances under key-holder trust."""
+
+    def upload(self, keys: bytes) -> bytes:
+        """Return the blinded sketch, encrypted under the holder's keys."""
+
+    def accept(self, squared: float) -> float:
+        """Return a squared distance that the holder gave, checked against the own norm."""
+
+
+@dataclass(frozen=True)
+class Blinded:
+    """The blinded sketch is uploaded. ``row_key`` is the key holder's, for this client's row."""
+
+    session: Session
+    distances: BlindedMachine = field(repr=False)
+    row_key: bytes
+    upload_hash: bytes
+    label = "blinded"
+
+
 @dataclass(frozen=True)
 class Selected:
-    """The own row is known and the signed neighbour list is out."""
+    """The own row is known and the signed neighbour list is out.
+
+    ``table`` is the frame by which a key holder committed to all distances (else empty).
+    """
 
     session: Session
     row: Mapping[str, float] = field(repr=False)
     chosen: Chosen = field(repr=False)
     frame: bytes = field(repr=False)
+    table: bytes = field(default=b"", repr=False)
     label = "selected"
 
 
@@ -282,6 +309,7 @@ State = (
     | Shared
     | Sketched
     | Replied
+    | Blinded
     | Selected
     | Uploaded
     | Confirmed

@@ -10,11 +10,13 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from protocols.any_message import ADAPTER
 from protocols.codec import CodecError, decode, encode, encode_parts
+from protocols.distance_lengths import largest_distance_content
 from protocols.errors import BadSignature, MalformedMessage, UnexpectedMessage, WrongSession
 from protocols.identity import SIGNATURE_BYTES, Identity, Roster, sha256
 from protocols.keys import VERSION
-from protocols.messages import ADAPTER, MAX_FRAME, Message
+from protocols.messages import MAX_FRAME, Message
 from protocols.parameters import AggregationParameters
 from protocols.ring import packed_bytes
 
@@ -38,7 +40,7 @@ def frame_hash(frame: bytes) -> bytes:
 def largest_frame(parameters: AggregationParameters) -> int:
     """Return a bound on every frame of an attempt: what is longer is not even hashed.
 
-    All sums packed, all peers' encrypted sketches, and for each pair of members room for the
+    All sums packed, all that is sent for the distances, and for each pair of members room for the
     shares, commitments and signatures of every sum.
     """
     size, num_sums = len(parameters.cohort), len(parameters.sums)
@@ -46,27 +48,9 @@ def largest_frame(parameters: AggregationParameters) -> int:
         packed_bytes(parameters.ring_bits, parameters.vector_lengths[spec.vector]) + 256
         for spec in parameters.sums
     )
-    sketches = 0
-    if parameters.selects:
-        sketches = size * (distance_upload_bytes(parameters) + 256)
+    distances = largest_distance_content(parameters)
     small = size * (num_sums + 2) * 256 + size * 66 * (parameters.num_neighbours + 32)
-    return MAX_FRAME + vectors + sketches + small + num_sums * size * 66
-
-
-def distance_upload_bytes(parameters: AggregationParameters) -> int:
-    """Return the exact length of an encrypted sketch under these parameters."""
-    from protocols.distances import upload_length
-
-    vector = parameters.distance_vector
-    length = parameters.sketch_size or parameters.vector_lengths[vector or ""]
-    return upload_length(parameters.distance_parameter_set, length)
-
-
-def distance_reply_bytes(parameters: AggregationParameters) -> int:
-    """Return the exact length of one encrypted distance, before it is sealed for its peer."""
-    from protocols.distances import reply_length
-
-    return reply_length(parameters.distance_parameter_set)
+    return MAX_FRAME + vectors + distances + small + num_sums * size * 66
 
 
 def open_frame(

@@ -21,6 +21,7 @@ from protocols.entropy import Entropy
 from protocols.errors import BadSignature, ParameterError
 
 SERVER = "server"
+KEY_HOLDER = "key-holder"
 SIGNATURE_BYTES = 64
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.\-]{0,63}$"
 
@@ -86,31 +87,47 @@ class RosterEntry(BaseModel):
 
 
 class Roster(BaseModel):
-    """The pinned parties. ``clients`` in order: the first has Shamir coordinate 1."""
+    """The pinned parties. ``clients`` in order: the first has Shamir coordinate 1.
+
+    ``key_holder`` is the party that holds the distances' key, in runs that trust one with it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     server: RosterEntry
     clients: tuple[RosterEntry, ...] = Field(min_length=1, max_length=4096)
+    key_holder: RosterEntry | None = None
 
     @model_validator(mode="after")
     def _check_distinct(self) -> Self:
-        entries = (self.server, *self.clients)
+        entries = self.entries()
         if len({entry.name for entry in entries}) != len(entries):
             raise ValueError("two parties of the roster have one name")
         if len({entry.public_key for entry in entries}) != len(entries):
             raise ValueError("two parties of the roster have one key")
         if self.server.name != SERVER:
             raise ValueError(f"the server's name is {SERVER!r}")
+        if self.key_holder is not None and self.key_holder.name != KEY_HOLDER:
+            raise ValueError(f"the key holder's name is {KEY_HOLDER!r}")
+        if KEY_HOLDER in self.names():
+            raise ValueError(f"no client can be called {KEY_HOLDER!r}")
         return self
 
     @classmethod
-    def of(cls, server: Identity, clients: list[Identity]) -> Self:
+    def of(
+        cls, server: Identity, clients: list[Identity], key_holder: Identity | None = None
+    ) -> Self:
         """Return the roster of these identities, clients in the given order."""
         return cls(
             server=_entry(server),
             clients=tuple(_entry(client) for client in clients),
+            key_holder=None if key_holder is None else _entry(key_holder),
         )
+
+    def entries(self) -> tuple[RosterEntry, ...]:
+        """Return all parties: the server, the clients in order, the key holder if there is one."""
+        holder = () if self.key_holder is None else (self.key_holder,)
+        return (self.server, *self.clients, *holder)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy that is checked again, so that no digest of the original stays with it."""
@@ -122,7 +139,7 @@ class Roster(BaseModel):
 
     @cached_property
     def _digest(self) -> bytes:
-        entries = [[entry.name, entry.public_key] for entry in (self.server, *self.clients)]
+        entries = [[entry.name, entry.public_key] for entry in self.entries()]
         return sha256(encode(["pilot-secure roster", 1, entries]))
 
     def names(self) -> tuple[str, ...]:
@@ -159,7 +176,7 @@ class Roster(BaseModel):
 
     @cached_property
     def _keys(self) -> dict[str, bytes]:
-        return {entry.name: entry.public_key for entry in (self.server, *self.clients)}
+        return {entry.name: entry.public_key for entry in self.entries()}
 
     @cached_property
     def _coordinates(self) -> dict[str, int]:

@@ -8,8 +8,9 @@
     cat server.json client-*.json | python -m protocols.identity_command roster > roster.json
 
 ``new`` prints one line of JSON with the secret key; only the party itself may read it. ``roster``
-reads such lines (the secret may be removed first) and prints the public roster: the server, then
-the clients in the order given, which fixes their coordinates in secret sharing.
+reads such lines (the secret may be removed first) and prints the public roster: the server, the
+clients in the order given, which fixes their coordinates in secret sharing, and the party named
+``key-holder`` if there is one (needed by ``distance_trust: key_holder`` only).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pydantic import ValidationError
 
 from protocols.entropy import Entropy
 from protocols.errors import ParameterError
-from protocols.identity import SERVER, Identity, Roster, RosterEntry
+from protocols.identity import KEY_HOLDER, SERVER, Identity, Roster, RosterEntry
 
 
 def identity_line(identity: Identity) -> str:
@@ -70,8 +71,12 @@ def roster_from_lines(lines: Iterable[str]) -> Roster:
         servers = [entry for entry in entries if entry.name == SERVER]
         if len(servers) != 1:
             raise ParameterError(f"a roster has one party named {SERVER!r}, not {len(servers)}")
-        clients = tuple(entry for entry in entries if entry.name != SERVER)
-        return Roster(server=servers[0], clients=clients)
+        holders = [entry for entry in entries if entry.name == KEY_HOLDER]
+        if len(holders) > 1:
+            raise ParameterError(f"a roster has at most one party named {KEY_HOLDER!r}")
+        clients = tuple(entry for entry in entries if entry.name not in (SERVER, KEY_HOLDER))
+        holder = holders[0] if holders else None
+        return Roster(server=servers[0], clients=clients, key_holder=holder)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise ParameterError(f"roster: {first['msg']}") from None

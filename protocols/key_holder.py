@@ -48,6 +48,7 @@ from .distance_values import (
     uniform_flood,
 )
 from .errors import BadDistance, LocalProtocolError
+from .identity import KEY_HOLDER, SERVER
 from .parameter_sets import ParameterSet
 from .parameter_sets import parameter_set as lookup
 from .residues import ResidueError, pack, unpack
@@ -99,7 +100,7 @@ class _PublicKeys:
     def __init__(self, ring: Ring, keys: bytes, sketch_length: int) -> None:
         parameters, degree = ring.parameters, ring.degree
         head = header(Kind.HOLDER_KEYS, parameters, sketch_length)
-        content = open_frame(keys, head, _keys_content(parameters), "key holder")
+        content = open_frame(keys, head, _keys_content(parameters), KEY_HOLDER)
         seed, body = content[:SEED_BYTES], content[SEED_BYTES:]
         size = parameters.polynomial_bytes(len(ring.primes))
         try:
@@ -110,7 +111,7 @@ class _PublicKeys:
             self.public = ring.seeded_public_key(rows[0], expand_seed(seed, "public key", 0))
             self.switching = ring.switching_keys(rows[1:], _switching_seeds(seed, ring))
         except (ResidueError, CkksError) as error:
-            raise BadDistance("key holder", PHASE, str(error)) from error
+            raise BadDistance(KEY_HOLDER, PHASE, str(error)) from error
         self.digest = closing_hash(keys)
 
 
@@ -134,6 +135,7 @@ class KeyHolderClient:
         self._parameters = lookup(parameter_set, "key_holder")
         sketch = checked_sketch(vector_sketch, norm_bound)
         self._length = sketch.size
+        self._norm_bound = float(norm_bound)
         self._vector = blind(sketch, blinding)
         self._ring = ring_for(self._parameters)
         self._committed: tuple[bytes, bytes] | None = None
@@ -153,6 +155,16 @@ class KeyHolderClient:
         elif self._committed[0] != keys:
             raise LocalProtocolError("an upload under other keys has been made before")
         return self._committed[1]
+
+    def accept(self, squared: float) -> float:
+        """A squared distance that the holder gave, if this client's norm and the bound allow it.
+
+        Raises:
+            BadDistance: naming the key holder.
+        """
+        own_norm = math.sqrt(float(self._vector @ self._vector))
+        unit = self._norm_bound**2
+        return released(squared / unit, own_norm, self._parameters, KEY_HOLDER) * unit
 
     def _encrypted(self, keys: _PublicKeys) -> bytes:
         scale = math.ldexp(1.0, self._parameters.upload_scale_bits)
@@ -176,6 +188,14 @@ class DistanceServer:
         self._length = sketch_length
         self._ring = ring_for(self._parameters)
         self._keys = _PublicKeys(self._ring, keys, sketch_length)
+
+    def check(self, upload: bytes, sender: str) -> None:
+        """Refuse an upload that could not be evaluated.
+
+        Raises:
+            BadDistance: naming ``sender``; the upload is not canonical, or under other keys.
+        """
+        self._load(upload, sender)
 
     def evaluate(
         self, uploads: Mapping[str, bytes], pairs: Collection[Pair] | None = None
@@ -285,12 +305,12 @@ class KeyHolder:
         server = DistanceServer(self._parameters.name, self._length, self._keys)
         expected = server.evaluate(uploads)
         if set(results) != set(expected):
-            raise BadDistance("server", PHASE, "results for other pairs than the uploads give")
+            raise BadDistance(SERVER, PHASE, "results for other pairs than the uploads give")
         rows: dict[str, dict[str, float]] = {name: {} for name in sorted(uploads)}
         for pair, result in results.items():
             if result != expected[pair]:
                 reason = f"the result for {pair} is not the evaluation of the signed uploads"
-                raise BadDistance("server", PHASE, reason)
+                raise BadDistance(SERVER, PHASE, reason)
             a, b = pair
             rows[a][b] = rows[b][a] = self._opened(result, pair)
         self._check_triangles(rows)
@@ -319,4 +339,4 @@ class KeyHolder:
             direct = math.sqrt(max(0.0, rows[a][b] - bound))
             around = math.sqrt(rows[a][c] + bound) + math.sqrt(rows[c][b] + bound)
             if a < b and direct > around:
-                raise BadDistance("server", PHASE, f"the distances of {a}, {b}, {c} contradict")
+                raise BadDistance(SERVER, PHASE, f"the distances of {a}, {b}, {c} contradict")

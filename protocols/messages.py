@@ -1,8 +1,9 @@
-"""The messages on the wire: frozen, strict models, told apart by ``kind``.
+"""The messages of the masked sums: frozen, strict models, told apart by ``kind``.
 
 Every message names its protocol version, session, sender and recipient. Before the session id
 exists (advertising), ``session`` is the digest of the parameters. Lists of parties are in
-ascending order without repetition, so that one set has one encoding.
+ascending order without repetition, so that one set has one encoding. Messages of the distances
+are in :mod:`protocols.distance_messages`, all kinds together in :mod:`protocols.any_message`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from protocols.identity import Name
 from protocols.parameters import MAX_CLIENTS
@@ -19,7 +20,6 @@ MAX_SUMS = 2 * MAX_CLIENTS
 MAX_FRAME = 4096
 MAX_VECTOR_BYTES = 1 << 33
 MAX_BOX_BYTES = 1 << 24
-MAX_DISTANCE_BYTES = 1 << 32
 NUM_SCALARS = 3
 
 
@@ -116,67 +116,6 @@ class EncryptedShares(Message):
     boxes: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)]
     commitments: Annotated[tuple[ShareCommitments, ...], Field(max_length=MAX_CLIENTS)]
     seed_commitments: Annotated[tuple[Digest, ...], Field(max_length=MAX_SUMS)]
-
-
-class DistanceCall(Message):
-    """Server: send the encrypted sketch."""
-
-    kind: Literal["distance_call"] = "distance_call"
-
-
-class DistanceUpload(Message):
-    """Client: its public key and encrypted sketch, the same bytes for every peer."""
-
-    bulky: ClassVar[bool] = True
-    kind: Literal["distance_upload"] = "distance_upload"
-    upload: Annotated[bytes, Field(max_length=MAX_DISTANCE_BYTES, repr=False)]
-
-
-class DistanceUploads(Message):
-    """Server: the signed uploads of the recipient's peers."""
-
-    bulky: ClassVar[bool] = True
-    kind: Literal["distance_uploads"] = "distance_uploads"
-    uploads: Annotated[
-        tuple[Annotated[bytes, Field(max_length=MAX_DISTANCE_BYTES)], ...],
-        Field(max_length=MAX_CLIENTS, repr=False),
-    ]
-
-
-class DistanceReplies(Message):
-    """Client: one encrypted distance for each peer that uploaded."""
-
-    bulky: ClassVar[bool] = True
-    kind: Literal["distance_replies"] = "distance_replies"
-    boxes: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)]
-
-
-class DistanceDelivery(Message):
-    """Server: the replies of its peers to this client."""
-
-    bulky: ClassVar[bool] = True
-    kind: Literal["distance_delivery"] = "distance_delivery"
-    boxes: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)]
-
-
-class NeighbourList(Message):
-    """Client: its selected neighbours and its scale (its smallest distance)."""
-
-    kind: Literal["neighbour_list"] = "neighbour_list"
-    neighbours: Annotated[Names, Field(repr=False)]
-    scale: Annotated[float, Field(ge=0, allow_inf_nan=False, repr=False)]
-
-
-class Selection(Message):
-    """Client: its signed neighbour list, encrypted to each peer.
-
-    ``neighbours`` tells the server the list if it is visible (else it is empty); the scale, which
-    is a distance, it never sees.
-    """
-
-    kind: Literal["selection"] = "selection"
-    boxes: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)]
-    neighbours: Names
 
 
 class PlannedSum(Wire):
@@ -301,31 +240,6 @@ class Receipt(Message):
 
     kind: Literal["receipt"] = "receipt"
     transcript: Digest
-
-
-AnyMessage = Annotated[
-    AdvertiseRequest
-    | Advertisement
-    | Advertisements
-    | EncryptedShares
-    | DistanceCall
-    | DistanceUpload
-    | DistanceUploads
-    | DistanceReplies
-    | DistanceDelivery
-    | NeighbourList
-    | Selection
-    | Plan
-    | MaskedInput
-    | SurvivorSet
-    | Consistency
-    | UnmaskRequest
-    | UnmaskShares
-    | Delivery
-    | Receipt,
-    Field(discriminator="kind"),
-]
-ADAPTER: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
 
 
 def scalars_to_wire(scalars: Sequence[int]) -> tuple[bytes, ...]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from protocols.codec import CodecError, decode, encode
 from protocols.errors import ParameterError
 from protocols.identity import SERVER, Name, sha256
+from protocols.parameter_sets import parameter_set
 
 MAX_CLIENTS = 4096
 MAX_LENGTH = 1 << 31
@@ -107,7 +108,7 @@ class AggregationParameters(BaseModel):
     min_contributors: int = Field(default=3, ge=2)
     num_neighbours: int = Field(default=6, ge=1)
     neighbour_visibility: Literal["hidden", "visible"] = "hidden"
-    distance_trust: Literal["peer"] = "peer"
+    distance_trust: Literal["peer", "key_holder"] = "peer"
     sketch_size: Annotated[int, Field(ge=64, multiple_of=8)] | None = None
     distance_parameter_set: Name = "peer-4096"
     distance_norm_bound: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -135,7 +136,12 @@ class AggregationParameters(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*self._cohort_problems(), *self._sum_problems(), *self._ring_problems()]
+        problems = [
+            *self._cohort_problems(),
+            *self._sum_problems(),
+            *self._ring_problems(),
+            *self._distance_problems(),
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -202,10 +208,24 @@ class AggregationParameters(BaseModel):
                 problems.append(f"{what}: {bound:g} is outside {MIN_BOUND:g} to {MAX_BOUND:g}")
         return problems
 
+    def _distance_problems(self) -> list[str]:
+        if not self.selects:
+            return []
+        try:
+            parameter_set(self.distance_parameter_set, self.distance_trust)
+        except ParameterError as error:
+            return [f"distance_parameter_set: {error}"]
+        return []
+
     @property
     def selects(self) -> bool:
         """Whether any sum needs distances and a selection."""
         return any(spec.contributors == "selected" for spec in self.sums)
+
+    @property
+    def distances(self) -> Literal["none", "peer", "key_holder"]:
+        """How distances are measured: not at all without selected sums."""
+        return self.distance_trust if self.selects else "none"
 
     @property
     def distance_vector(self) -> str | None:

@@ -86,8 +86,9 @@ def session_id(parameters: AggregationParameters, frame_hashes: Mapping[str, byt
 def lists_digest(selections: Mapping[str, bytes]) -> bytes:
     """Return the hash by which a client says which neighbour lists it saw.
 
-    ``selections`` maps each selecting participant to the hash of its signed list. The signature is
-    part of what is hashed, so that the few possible lists cannot be tried out.
+    ``selections`` maps each selecting participant to the hash of its signed list, and a key holder
+    to that of its signed table of distances. The signature is part of what is hashed, so that the
+    few possible lists cannot be tried out.
     """
     lists = [[name, selections[name]] for name in sorted(selections)]
     return sha256(encode(["pilot-secure neighbour lists", lists]))

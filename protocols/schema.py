@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from protocols import messages
+from protocols.any_message import Kinds
 from protocols.identity import Roster
 from protocols.leakage import LeakageReport
 from protocols.messages import Message
 from protocols.parameters import AggregationParameters
-from protocols.states import CLIENT, SERVER_PHASES, diagram
+from protocols.states import CLIENT, HOLDER, SERVER_PHASES, diagram
 from protocols.transcript import TranscriptHead, TranscriptRecord
 
 
 def message_models() -> list[type[Message]]:
     """Return the models of all messages, in the order in which they are first sent."""
-    found = vars(messages).values()
-    return [m for m in found if isinstance(m, type) and issubclass(m, Message) and m is not Message]
+    return list(get_args(Kinds))
 
 
 def schema() -> dict[str, object]:
@@ -50,7 +49,7 @@ def schema() -> dict[str, object]:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--diagrams"]:
-        for table in (CLIENT, SERVER_PHASES):
+        for table in (CLIENT, SERVER_PHASES, HOLDER):
             sys.stdout.write(diagram(table) + "\n\n")
     else:
         json.dump(schema(), sys.stdout, indent=2, sort_keys=True)

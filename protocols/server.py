@@ -102,8 +102,8 @@ class AggregationServer:
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """Whom the present phase asks."""
-        return () if self._phase is None else self._phase.clients
+        """Whom the present phase asks: clients, or the key holder."""
+        return () if self._phase is None else self._phase.asked
 
     def request(self, client: str) -> bytes:
         """Return the signed request of the present phase for one client."""
@@ -124,7 +124,7 @@ class AggregationServer:
             PeerError: the reply is at fault; the client counts as dropped out, see the report.
         """
         phase = self._current()
-        if client not in phase.clients or client in self._heard:
+        if client not in phase.asked or client in self._heard:
             raise LocalProtocolError(f"{phase.name}: no reply of {client} is due")
         self._heard.add(client)
         received = self.report.bytes_up
@@ -141,13 +141,15 @@ class AggregationServer:
         phase = self._current()
         present = phase.survivors()
         self.report.survivors[phase.name] = present
-        self.report.dropouts[phase.name] = tuple(n for n in phase.clients if n not in present)
+        self.report.dropouts[phase.name] = tuple(n for n in phase.asked if n not in present)
         self._heard = set()
         try:
             self._phase = phase.finish()
         except AttemptAborted as error:
             self._phase, self.report.aborted = None, str(error)
             return
+        finally:
+            self.report.faults.update(phase.faults)
         self._note(phase)
 
     def receive(self, replies: Mapping[str, bytes | None]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from protocols.accumulators import Accumulator
+from protocols.distance_messages import Selection
 from protocols.errors import MalformedMessage
 from protocols.frame import expect, frame_hash
 from protocols.identity import SERVER
-from protocols.messages import Box, MaskedInput, Message, Plan, Selection, SharesFrom
+from protocols.messages import Box, MaskedInput, Message, Plan, SharesFrom
 from protocols.plan import plan_sums
 from protocols.server_phase import Phase, Setup
 from protocols.server_unmask import Consistent, Inputs

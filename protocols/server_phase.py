@@ -29,7 +29,10 @@ class ServerContext:
 
 
 class Phase(ABC):
-    """One exchange with the clients that are still there."""
+    """One exchange with the clients that are still there, or with the key holder.
+
+    ``faults`` is for what shows only when all replies are in: {party: what was wrong}.
+    """
 
     name: ClassVar[str]
     reply_kind: ClassVar[str]
@@ -38,6 +41,12 @@ class Phase(ABC):
         self.context = context
         self.clients = clients
         self.session = session
+        self.faults: dict[str, str] = {}
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Who gets a request: the clients, where no phase says otherwise."""
+        return self.clients
 
     @abstractmethod
     def request(self, client: str) -> Message:

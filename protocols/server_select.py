@@ -1,21 +1,23 @@
-"""The server's middle phases: relaying encrypted distances and neighbour lists."""
+"""The server's middle phases under peer trust, and the neighbour lists in both trust models."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from protocols.client_select import padded_list_bytes
-from protocols.errors import BadDistance, BadSelection, MalformedMessage
-from protocols.frame import distance_reply_bytes, distance_upload_bytes, expect
-from protocols.identity import SERVER
-from protocols.messages import (
-    Box,
+from protocols.distance_lengths import distance_reply_bytes, distance_upload_bytes
+from protocols.distance_messages import (
     DistanceCall,
     DistanceDelivery,
     DistanceReplies,
     DistanceUpload,
     DistanceUploads,
-    Message,
     Selection,
 )
+from protocols.errors import BadDistance, BadSelection, MalformedMessage
+from protocols.frame import expect
+from protocols.identity import SERVER
+from protocols.messages import Box, Message
 from protocols.server_masking import MaskedInputs
 from protocols.server_phase import Phase, Setup, check_boxes
 
@@ -88,35 +90,28 @@ class DistanceReplying(Phase):
     def finish(self) -> Phase:
         """Deliver the replies next."""
         self.enough(self.survivors())
-        return Select(self.setup, self.boxes)
+        return SelectByReplies(self.setup, self.boxes)
 
 
 class Select(Phase):
-    """Deliver the replies, collect the neighbour lists."""
+    """Tell each client its distances, collect the neighbour lists.
+
+    ``measured`` are those whose uploads all clients know of: each list goes to all of them.
+    """
 
     name, reply_kind = "select", "selection"
 
-    def __init__(self, setup: Setup, boxes: dict[str, dict[str, Box]]) -> None:
-        super().__init__(setup.context, tuple(sorted(boxes)), setup.session)
+    def __init__(self, setup: Setup, clients: tuple[str, ...], measured: Collection[str]) -> None:
+        super().__init__(setup.context, clients, setup.session)
         self.setup = setup
-        self._boxes = boxes
-        self._asked = {peer for replies in boxes.values() for peer in replies} | set(boxes)
+        self._measured = frozenset(measured)
         self.selections: dict[str, Selection] = {}
         self.neighbours: dict[str, tuple[str, ...]] = {}
-
-    def request(self, client: str) -> DistanceDelivery:
-        """Return the replies that this client's peers made to it."""
-        boxes = tuple(
-            Box(party=peer, ciphertext=self._boxes[peer][client].ciphertext)
-            for peer in self.clients
-            if peer != client
-        )
-        return DistanceDelivery(session=self.session, sender=SERVER, recipient=client, boxes=boxes)
 
     def take(self, client: str, message: Message, frame: bytes) -> None:
         """Keep one neighbour list: boxes of one length for every peer, and names if visible."""
         selection = expect(message, Selection, self.session, SERVER, self.name)
-        if [box.party for box in selection.boxes] != sorted(self._asked - {client}):
+        if [box.party for box in selection.boxes] != sorted(self._measured - {client}):
             raise MalformedMessage(client, self.name, "not one box of its list per peer")
         length = padded_list_bytes(self.context.parameters.num_neighbours)
         check_boxes(client, self.name, selection.boxes, length)
@@ -143,3 +138,21 @@ class Select(Phase):
         """Plan the sums next."""
         self.enough(self.survivors())
         return MaskedInputs(self.setup, self.survivors(), self.selections, self.neighbours)
+
+
+class SelectByReplies(Select):
+    """Peer trust: a client's distances are the replies that its peers made to it."""
+
+    def __init__(self, setup: Setup, boxes: Mapping[str, Mapping[str, Box]]) -> None:
+        measured = {peer for replies in boxes.values() for peer in replies} | set(boxes)
+        super().__init__(setup, tuple(sorted(boxes)), measured)
+        self._boxes = boxes
+
+    def request(self, client: str) -> DistanceDelivery:
+        """Return the replies that this client's peers made to it."""
+        boxes = tuple(
+            Box(party=peer, ciphertext=self._boxes[peer][client].ciphertext)
+            for peer in self.clients
+            if peer != client
+        )
+        return DistanceDelivery(session=self.session, sender=SERVER, recipient=client, boxes=boxes)

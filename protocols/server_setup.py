@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from protocols.client_setup import check_new_keys
+from protocols.client_setup import blinding_bytes, check_new_keys
 from protocols.errors import AttemptAborted, MalformedMessage
 from protocols.frame import expect, frame_hash
 from protocols.graph import peers_of
-from protocols.identity import SERVER
+from protocols.identity import KEY_HOLDER, SERVER
 from protocols.messages import (
     Advertisement,
     AdvertisementDigest,
@@ -22,6 +22,7 @@ from protocols.messages import (
     Message,
 )
 from protocols.plan import session_id
+from protocols.server_holder import BlindedUploading, HolderHeard, hear_holder, there
 from protocols.server_masking import MaskedInputs
 from protocols.server_phase import Phase, ServerContext, Setup, check_boxes
 from protocols.server_select import DistanceUploading
@@ -66,7 +67,7 @@ class Advertise(Phase):
 
 
 class Share(Phase):
-    """Relay the advertisements, collect encrypted shares."""
+    """Relay the advertisements, collect encrypted shares, and a key holder's keys."""
 
     name, reply_kind = "share", "encrypted_shares"
 
@@ -76,10 +77,18 @@ class Share(Phase):
         self._frames = advertise.frames
         self._hashes = {name: frame_hash(frame) for name, frame in self._frames.items()}
         self.shares: dict[str, EncryptedShares] = {}
+        self.holder: HolderHeard | None = None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """All who advertised, and the key holder, if there is one."""
+        holds = self.context.parameters.distances == "key_holder"
+        return (*self.clients, KEY_HOLDER) if holds else self.clients
 
     def request(self, client: str) -> Advertisements:
         """Return the peers' advertisements, its own, and the hashes of all others."""
-        shown = {client, *self._peers(client)}
+        everybody = client == KEY_HOLDER
+        shown = set(self.clients) if everybody else {client, *self._peers(client)}
         return Advertisements(
             session=self.session,
             sender=SERVER,
@@ -97,6 +106,9 @@ class Share(Phase):
 
     def take(self, client: str, message: Message, frame: bytes) -> None:
         """Keep one client's shares if there is one box and one list per member."""
+        if client == KEY_HOLDER:
+            self.holder = hear_holder(self.context.parameters, self.next_session, message, frame)
+            return
         dealt = expect(message, EncryptedShares, self.next_session, SERVER, self.name)
         specs = self.context.parameters.sums_of(client)
         peers = self._peers(client)
@@ -107,17 +119,22 @@ class Share(Phase):
         counts = {len(item.digests) for item in dealt.commitments}
         if counts != {1 + len(specs)} or len(dealt.seed_commitments) != len(specs):
             raise MalformedMessage(client, self.name, "not one commitment per secret")
-        check_boxes(client, self.name, dealt.boxes, SECRET_BYTES * (1 + len(specs)))
+        length = SECRET_BYTES * (1 + len(specs)) + blinding_bytes(self.context.parameters)
+        check_boxes(client, self.name, dealt.boxes, length)
         self.shares[client] = dealt
 
     def survivors(self) -> tuple[str, ...]:
-        """Return who shared."""
-        return tuple(sorted(self.shares))
+        """Return who shared, and the key holder if it was heard."""
+        return (*sorted(self.shares), *((KEY_HOLDER,) if self.holder else ()))
 
     def finish(self) -> Phase:
         """Go on to the distances, or straight to the plan."""
-        self.enough(self.survivors())
+        clients = self.enough(tuple(sorted(self.shares)))
         setup = Setup(self.context, self.next_session, self.adverts, self.shares)
-        if self.context.parameters.selects:
-            return DistanceUploading(setup, self.survivors())
-        return MaskedInputs(setup, self.survivors(), {})
+        match self.context.parameters.distances:
+            case "none":
+                return MaskedInputs(setup, clients, {})
+            case "peer":
+                return DistanceUploading(setup, clients)
+            case "key_holder":
+                return BlindedUploading(setup, clients, there(self.holder, self.name))

@@ -22,9 +22,9 @@ def server_says(federation: Federation, frame: bytes, **changes: object) -> byte
 
 
 def client_says(federation: Federation, name: str, frame: bytes, **changes: object) -> bytes:
-    """A client's reply with other content, properly signed by that client."""
+    """A client's or the key holder's reply with other content, properly signed by it."""
     message = read(federation, name, frame)
-    return seal(message.model_copy(update=changes), federation.identities[name])
+    return seal(message.model_copy(update=changes), federation.identity(name))
 
 
 def cheat_at(

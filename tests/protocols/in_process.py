@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from protocols import (
+    KEY_HOLDER,
     SERVER,
     AggregationClient,
+    AggregationKeyHolder,
     AggregationParameters,
     AggregationServer,
     ClientInputs,
@@ -22,6 +24,8 @@ from protocols import (
     SumSpec,
     smallest_threshold,
 )
+
+KEY_HOLDER_TRUST = {"distance_trust": "key_holder", "distance_parameter_set": "holder-8192"}
 
 Interfere = Callable[[str, str, bytes], bytes | None]
 
@@ -77,7 +81,13 @@ class Federation:
         self.identities = {
             name: Identity.generate(name, entropy_for(f"identity {name}")) for name in self.cohort
         }
-        self.roster = Roster.of(self.server_identity, list(self.identities.values()))
+        self.holder_identity = (
+            Identity.generate(KEY_HOLDER, entropy_for("identity key holder"))
+            if self.options.get("distance_trust") == "key_holder"
+            else None
+        )
+        people = list(self.identities.values())
+        self.roster = Roster.of(self.server_identity, people, self.holder_identity)
         self.guards = {name: MemoryGuard() for name in self.cohort}
         self.inputs = {name: self.make_inputs(name) for name in self.cohort}
         self.start()
@@ -134,6 +144,14 @@ class Federation:
             )
             for name in self.cohort
         }
+        self.holder = None
+        if self.parameters.distances == "key_holder":
+            self.holder = AggregationKeyHolder(
+                self.parameters,
+                self.holder_identity,
+                self.entropy(f"{label}/{KEY_HOLDER}"),
+                roster=self.roster,
+            )
         self.errors: dict[str, ProtocolError] = {}
         self.gone: set[str] = set()
 
@@ -158,7 +176,7 @@ class Federation:
                 sent = on_request(phase, name, request)
             if name not in self.gone and sent is not None:
                 try:
-                    reply = self.clients[name].handle(sent)
+                    reply = self.party(name).handle(sent)
                 except ProtocolError as error:
                     self.errors[name] = error
             if reply is not None and on_reply is not None:
@@ -177,6 +195,14 @@ class Federation:
         while not self.server.done and self.server.phase != until:
             self.exchange(drop_before, on_request, on_reply)
         return self
+
+    def party(self, name: str) -> AggregationClient | AggregationKeyHolder:
+        return self.holder if name == KEY_HOLDER else self.clients[name]
+
+    def identity(self, name: str) -> Identity:
+        """Whoever signs under this name."""
+        other = {SERVER: self.server_identity, KEY_HOLDER: self.holder_identity}
+        return other[name] if name in other else self.identities[name]
 
     def flat(self, name: str, vector: str) -> np.ndarray:
         return np.concatenate([part.ravel() for part in self.inputs[name].vectors[vector].values()])

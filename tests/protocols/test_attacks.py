@@ -529,7 +529,7 @@ def test_different_plans_for_different_clients_are_refused(monkeypatch) -> None:
 def crafted_list(federation: Federation, owner: str, victim: str, **changes: object):
     """An interference on owner's reply: another signed neighbour list for one peer."""
     from protocols.client_select import hide_list
-    from protocols.messages import NeighbourList, Selection
+    from protocols.distance_messages import NeighbourList, Selection
 
     def interfere(phase: str, name: str, frame: bytes) -> bytes:
         if (phase, name) != ("select", owner):

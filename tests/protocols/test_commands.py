@@ -11,10 +11,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from in_process import Federation, entropy_for
+from in_process import KEY_HOLDER_TRUST, Federation, entropy_for
 
 import protocols
 from protocols import AggregationParameters, Identity, ParameterError, schema, states
+from protocols.any_message import ADAPTER
 from protocols.codec import encode
 from protocols.errors import BadSignature
 from protocols.identity_command import (
@@ -23,7 +24,6 @@ from protocols.identity_command import (
     main,
     roster_from_lines,
 )
-from protocols.messages import ADAPTER
 from protocols.transcript import GENESIS, RunningHash, TranscriptHead, TranscriptRecord
 
 SPEC = Path(protocols.__file__).with_name("SPEC.md")
@@ -77,35 +77,41 @@ def test_the_schema_command_describes_every_message() -> None:
     )
     document = json.loads(run.stdout)
     kinds = {model.__name__ for model in schema.message_models()}
-    assert len(kinds) == 19
+    assert len(kinds) == 26
     assert kinds <= set(document["$defs"])
     jsonschema.Draft202012Validator.check_schema(document)
 
 
 def test_the_schema_and_the_adapter_know_the_same_kinds() -> None:
     described = {m.model_fields["kind"].default for m in schema.message_models()}
-    in_table = {row.event for row in (*states.CLIENT, *states.SERVER_PHASES)} | {
-        row.reply for row in (*states.CLIENT, *states.SERVER_PHASES)
-    }
-    assert described == in_table | {"neighbour_list"}
+    rows = (*states.CLIENT, *states.SERVER_PHASES, *states.HOLDER)
+    in_table = {row.event for row in rows} | {row.reply for row in rows}
+    assert described == in_table | {"neighbour_list", "distance_table"}
     assert ADAPTER.json_schema()["discriminator"]["mapping"].keys() == described
 
 
 def test_the_two_tables_fit_together() -> None:
-    """What the server asks is what the client takes, and the answers are what it expects."""
-    asked = {(row.reply, row.event) for row in states.SERVER_PHASES}
-    answered = {(row.event, row.reply) for row in states.CLIENT}
-    assert asked == answered
+    """What the server asks is what the others take, and the answers are what it expects."""
+    for distances in ("none", "peer", "key_holder"):
+
+        def rows(table, present=distances):
+            return [row for row in table if states.applies(row, present)]
+
+        asked = {(row.reply, row.event) for row in rows(states.SERVER_PHASES)}
+        others = (*rows(states.CLIENT), *rows(states.HOLDER))
+        assert asked == {(row.event, row.reply) for row in others}
 
 
-@pytest.mark.parametrize("plain", [True, False])
-def test_every_state_and_event_is_either_in_the_table_or_refused(plain: bool, monkeypatch) -> None:
+@pytest.mark.parametrize("trust", ["plain", "peer", "key_holder"])
+def test_every_state_and_event_is_either_in_the_table_or_refused(trust: str, monkeypatch) -> None:
     """Each request of a whole attempt, offered to a client in each state."""
     import clear_distances
 
     from protocols.errors import PeerError
 
-    clear_distances.install(monkeypatch)
+    plain = trust == "plain"
+    if trust == "peer":
+        clear_distances.install(monkeypatch)
     requests: dict[str, bytes] = {}
 
     def keep(phase: str, name: str, frame: bytes) -> bytes:
@@ -115,6 +121,8 @@ def test_every_state_and_event_is_either_in_the_table_or_refused(plain: bool, mo
 
     def build() -> Federation:
         options = {} if plain else {"num_neighbours": 3}
+        if trust == "key_holder":
+            options |= KEY_HOLDER_TRUST
         return Federation(count=4, num_tasks=1, plain=plain, options=options)
 
     build().run(on_request=keep)
@@ -129,14 +137,14 @@ def test_every_state_and_event_is_either_in_the_table_or_refused(plain: bool, mo
                 client.handle(requests[other])
             assert client.state == before
             visited.add((before, other))
-        client.handle(requests[present])
+        client.handle(federation.server.request("client-02"))
         visited.add((present, client.state))
     assert len(visited) == len(phases) ** 2
 
 
 def test_the_specification_shows_the_tables_diagrams() -> None:
     text = SPEC.read_text()
-    for table in (states.CLIENT, states.SERVER_PHASES):
+    for table in (states.CLIENT, states.SERVER_PHASES, states.HOLDER):
         assert states.diagram(table) in text, (
             "run `python -m protocols.schema --diagrams` and paste"
         )

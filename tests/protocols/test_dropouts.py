@@ -18,11 +18,15 @@ from protocols import smallest_threshold
 from protocols.errors import AttemptRefused
 from protocols.identity import Roster
 from protocols.keys import KeyPair
-from protocols.states import SERVER_PHASES
+from protocols.states import SERVER_PHASES, applies
 
-PLAIN_PHASES = [row.state for row in SERVER_PHASES if row.when != "with distances"]
-PLAIN_PHASES = list(dict.fromkeys(PLAIN_PHASES))
-ALL_PHASES = list(dict.fromkeys(row.state for row in SERVER_PHASES))
+
+def phases_of(distances: str) -> list[str]:
+    rows = [row for row in SERVER_PHASES if applies(row, distances)]
+    return list(dict.fromkeys(row.state for row in rows))
+
+
+PLAIN_PHASES, ALL_PHASES = phases_of("none"), phases_of("peer")
 NEVER = "never"
 
 

@@ -17,6 +17,7 @@ from protocols.distance_values import NormBoundExceeded, Vector, slot_chunks
 from protocols.distances import DistanceParty
 from protocols.entropy import DeterministicEntropy, Entropy
 from protocols.errors import BadDistance, LocalProtocolError, ParameterError
+from protocols.identity import KEY_HOLDER
 from protocols.key_holder import (
     DistanceServer,
     KeyHolder,
@@ -223,7 +224,7 @@ def test_damaged_keys_name_the_holder(small: Cohort, kind: str) -> None:
     keys = _damaged(small.holder.keys())[kind]
     with pytest.raises(BadDistance) as caught:
         KeyHolderClient(small.vectors[0], SET, BOUND, BLINDING).upload(keys)
-    assert caught.value.party == "key holder"
+    assert caught.value.party == KEY_HOLDER
 
 
 def test_an_upload_under_another_key_is_refused(small: Cohort) -> None:
