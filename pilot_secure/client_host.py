@@ -15,6 +15,7 @@ from pilot_secure.federation.agreement import Agreement
 from pilot_secure.federation.base_weights import base_sha256
 from pilot_secure.federation.central import put_in_one_place
 from pilot_secure.federation.client import FederationClient
+from pilot_secure.federation.connector_kinds import describe_connector
 from pilot_secure.federation.journal import Journal, RelayedJournal
 from pilot_secure.federation.methods import METHODS, Method
 from pilot_secure.federation.worker import Worker
@@ -156,8 +157,9 @@ class ClientHost:
                     personal.references,
                     base=self._config.model.base,
                 )
-            description, tensors = self.worker.describe_connector(client.state)
-            save_connector(folder, description, tensors)
+            connector = client.state.connector
+            tensors = (connector or self.worker.base_connector).state_dict()
+            save_connector(folder, describe_connector(connector), tensors)
 
 
 def build_host(enrolment: Enrolment, tell: Note) -> ClientHost:

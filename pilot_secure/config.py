@@ -65,6 +65,14 @@ class ModelConfig(Section):
     cross_task_init: Literal["task_adapter", "random"] = Field(
         "task_adapter", description="initialisation of the cross-task adapters (Table 6)"
     )
+    cross_task_adapter: bool = Field(
+        True, description="mix in cross-task adapters beside the other tasks' (Table 3)"
+    )
+    ct_clip: bool = Field(
+        False,
+        description="treat all MLP layers of the vision tower as the connector (Table 4): they are "
+        "adapted, trained and sent along with it",
+    )
     mixed_precision: Literal["no", "bf16"] = Field(
         "no", description="accelerate's mixed precision (paper: bf16)"
     )
@@ -93,16 +101,16 @@ class TrainingConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW weight decay")
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="gradient clipping norm")
     difference_weight: Annotated[float, Field(ge=0)] = Field(
-        0.1, description="λ0 of the difference loss (Eq. 3-4)"
+        0.1, description="λ0 of the difference loss (Eq. 3-4); 0 leaves it out"
     )
     normalise_difference: bool = Field(
         True, description="centre and L2-normalise rows before the difference loss"
     )
     load_balancing_weight: Annotated[float, Field(ge=0)] = Field(
-        0.1, description="λ1 of the router's load-balancing loss (Eq. 7)"
+        0.1, description="λ1 of the router's load-balancing loss (Eq. 7); 0 leaves it out"
     )
     router_z_weight: Annotated[float, Field(ge=0)] = Field(
-        0.01, description="λ2 of the router z-loss (Eq. 8)"
+        0.01, description="λ2 of the router z-loss (Eq. 8); 0 leaves it out"
     )
 
 
@@ -122,8 +130,15 @@ class FederationConfig(Section):
     participation: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of each task's clients taking part in a round, at least one"
     )
-    num_neighbours: PositiveInt = Field(
-        6, description="M, text adapters that a client's own is combined with (Eq. 11)"
+    text_aggregation: Literal["adaptive", "same_task", "all", "none"] = Field(
+        "adaptive",
+        description="whose text adapters pilot combines: the nearest (Eq. 11-12), the mean of the "
+        "own task's, the mean of all, or nobody's (Tables 3 and 5)",
+    )
+    num_neighbours: PositiveInt | Literal["auto"] = Field(
+        6,
+        description="M, text adapters that a client's own is combined with (Eq. 11); auto cuts the "
+        "client's distances at their largest gap, never below min_contributors - 1",
     )
     eq12: Literal["normalised", "literal"] = Field(
         "normalised", description="denominator of Eq. 12: weights summing to one, or as printed"
@@ -306,7 +321,7 @@ class SimulationConfig(Section):
     @property
     def selects_neighbours(self) -> bool:
         """Whether the method compares text adapters by distance."""
-        return self.federation.method == "pilot"
+        return self.federation.method == "pilot" and self.federation.text_aggregation == "adaptive"
 
     @property
     def sums_within_tasks(self) -> bool:

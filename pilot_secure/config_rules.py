@@ -76,7 +76,7 @@ def _method_problems(config: SimulationConfig) -> list[str]:
 def _cohort_problems(config: SimulationConfig) -> list[str]:
     problems = _simulated_problems(config)
     size, neighbours = config.cohort_size, config.federation.num_neighbours
-    if config.selects_neighbours and neighbours >= size:
+    if config.selects_neighbours and neighbours != "auto" and neighbours >= size:
         problems.append(
             f"federation.num_neighbours is {neighbours}: expected fewer than the {size} clients "
             "that take part in a round"
@@ -147,7 +147,7 @@ def _neighbour_problems(config: SimulationConfig) -> list[str]:
             f"security.neighbour_visibility is auto: expected hidden or visible, stated, for "
             f"{config.cohort_size} clients in a round (more than {HIDDEN_UP_TO})"
         )
-    if neighbours < security.min_contributors - 1:
+    if neighbours != "auto" and neighbours < security.min_contributors - 1:
         problems.append(
             f"federation.num_neighbours is {neighbours}: expected at least "
             f"security.min_contributors - 1 = {security.min_contributors - 1} under secure_agg"

@@ -211,6 +211,7 @@ def client_state(run: SavedRun, worker: Worker, client: str) -> ClientState:
     Raises: RunFolderError if they are missing, malformed or do not fit the base model.
     """
     from pilot_secure.adapter_files import load_connector, restore_connector
+    from pilot_secure.federation.connector_kinds import build_connector
     from pilot_secure.federation.state import ClientState, PersonalAdapter
 
     folder = run.folder.adapter_folder(client)
@@ -222,7 +223,7 @@ def client_state(run: SavedRun, worker: Worker, client: str) -> ClientState:
                 f"{folder}: the text adapter does not fit the base model {worker.base_path} with "
                 f"lora_rank {run.config.model.lora_rank}."
             )
-    connector = worker.build_connector(load_connector(folder)[0])
+    connector = build_connector(load_connector(folder)[0], worker.base_connector)
     restore_connector(connector, folder)
     connector.requires_grad_(False).eval()
     state = ClientState(text_adapter=text, connector=connector)

@@ -143,7 +143,8 @@ def choose(
     table: bytes = b"",
 ) -> tuple[Selected, bytes]:
     """Select from the own row of distances; tell the list to ``peers``, who take part too."""
-    chosen = select(row, context.parameters.num_neighbours)
+    parameters = context.parameters
+    chosen = select(row, parameters.num_neighbours, parameters.min_contributors - 1)
     listing = NeighbourList(
         session=session.id,
         sender=context.name,
@@ -190,7 +191,7 @@ def hide_list(
     context: Context, session: Session, peers: tuple[str, ...], frame: bytes
 ) -> tuple[Box, ...]:
     """Return one box per peer, all of the same public length whatever the list."""
-    room = padded_list_bytes(context.parameters.num_neighbours)
+    room = padded_list_bytes(context.parameters.most_neighbours)
     padded = len(frame).to_bytes(_LENGTH_BYTES, "big") + frame
     padded += bytes(room - len(padded))
     return tuple(
@@ -202,9 +203,9 @@ def hide_list(
     )
 
 
-def padded_list_bytes(num_neighbours: int) -> int:
+def padded_list_bytes(most_neighbours: int) -> int:
     """Return the public length of a hidden neighbour list: room for the longest names."""
-    return 512 + 66 * (num_neighbours + 2)
+    return 512 + 66 * (most_neighbours + 2)
 
 
 def open_list(context: Context, session: Session, peer: str, data: bytes) -> tuple[Chosen, bytes]:
@@ -229,7 +230,7 @@ def _unhide(context: Context, session: Session, peer: str, data: bytes) -> bytes
     length = int.from_bytes(padded[:_LENGTH_BYTES], "big")
     end = _LENGTH_BYTES + length
     frame, padding = padded[_LENGTH_BYTES:end], padded[end:]
-    if len(padded) != padded_list_bytes(context.parameters.num_neighbours) or any(padding):
+    if len(padded) != padded_list_bytes(context.parameters.most_neighbours) or any(padding):
         raise BadSelection(peer, phase, "its neighbour list is not padded as agreed")
     return frame
 
@@ -240,7 +241,7 @@ def check_list(context: Context, session: Session, peer: str, listing: Neighbour
     count = len(listing.neighbours)
     if count < parameters.min_contributors - 1:
         raise BadSelection(peer, phase, f"a list of {count} neighbours is below the minimum")
-    if count > parameters.num_neighbours:
-        raise BadSelection(peer, phase, f"a list of {count}, above {parameters.num_neighbours}")
+    if count > parameters.most_neighbours:
+        raise BadSelection(peer, phase, f"a list of {count}, above {parameters.most_neighbours}")
     if peer in listing.neighbours or not set(listing.neighbours) <= set(session.adverts):
         raise BadSelection(peer, phase, "it lists itself or a stranger")

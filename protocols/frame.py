@@ -49,7 +49,7 @@ def largest_frame(parameters: AggregationParameters) -> int:
         for spec in parameters.sums
     )
     distances = largest_distance_content(parameters)
-    small = size * (num_sums + 2) * 256 + size * 66 * (parameters.num_neighbours + 32)
+    small = size * (num_sums + 2) * 256 + size * 66 * (parameters.most_neighbours + 32)
     return MAX_FRAME + vectors + distances + small + num_sums * size * 66
 
 

@@ -106,7 +106,7 @@ class AggregationParameters(BaseModel):
     threshold: int = Field(ge=2)
     max_colluders: int = Field(default=1, ge=0)
     min_contributors: int = Field(default=3, ge=2)
-    num_neighbours: int = Field(default=6, ge=1)
+    num_neighbours: Annotated[int, Field(ge=1)] | Literal["auto"] = 6
     neighbour_visibility: Literal["hidden", "visible"] = "hidden"
     distance_trust: Literal["peer", "key_holder"] = "peer"
     sketch_size: Annotated[int, Field(ge=64, multiple_of=8)] | None = None
@@ -184,12 +184,12 @@ class AggregationParameters(BaseModel):
             problems.append("graph: sealed sums need the complete graph")
         if len({spec.vector for spec in self.sums if spec.contributors == "selected"}) > 1:
             problems.append("sums: all selected sums are of one vector")
-        if self.selects and self.num_neighbours >= len(self.cohort):
+        if self.selects and self.most_neighbours >= len(self.cohort):
             problems.append(
                 f"num_neighbours: {self.num_neighbours} needs a cohort above it, not "
                 f"{len(self.cohort)}"
             )
-        if self.selects and self.num_neighbours < self.min_contributors - 1:
+        if self.selects and self.most_neighbours < self.min_contributors - 1:
             problems.append("num_neighbours: below min_contributors - 1, no sealed sum could open")
         return problems
 
@@ -226,6 +226,11 @@ class AggregationParameters(BaseModel):
     def distances(self) -> Literal["none", "peer", "key_holder"]:
         """How distances are measured: not at all without selected sums."""
         return self.distance_trust if self.selects else "none"
+
+    @property
+    def most_neighbours(self) -> int:
+        """The longest list of neighbours: M, or everybody else where each client cuts its row."""
+        return len(self.cohort) - 1 if self.num_neighbours == "auto" else self.num_neighbours
 
     @property
     def distance_vector(self) -> str | None:

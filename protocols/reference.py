@@ -63,7 +63,8 @@ def aggregate(
     }
     rows = distance_rows(parameters, vectors, present)
     if selections is None:
-        selections = {name: select(row, parameters.num_neighbours) for name, row in rows.items()}
+        few = parameters.min_contributors - 1
+        selections = {k: select(row, parameters.num_neighbours, few) for k, row in rows.items()}
     results: dict[str, ClearSum | None] = {}
     for spec in parameters.sums:
         applied = _weights(parameters, spec, left, selections, rows, weights)

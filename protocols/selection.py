@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,14 +22,29 @@ class Chosen:
     scale: float = field(repr=False)
 
 
-def select(row: Mapping[str, float], num_neighbours: int) -> Chosen:
+def select(
+    row: Mapping[str, float], num_neighbours: int | Literal["auto"], least: int = 1
+) -> Chosen:
     """Return the ``num_neighbours`` nearest of a row {peer: distance}; ties go by name.
 
-    Fewer peers than that are all taken.
+    Fewer peers than that are all taken. With ``auto``, the nearest up to the row's largest gap are
+    taken, at least ``least`` (beyond the paper, whose M is given).
     Source: Eq. 11.
     """
-    nearest = sorted(row, key=lambda peer: (row[peer], peer))[:num_neighbours]
+    nearest = sorted(row, key=lambda peer: (row[peer], peer))
+    if num_neighbours == "auto":
+        num_neighbours = before_largest_gap([row[peer] for peer in nearest], least)
+    nearest = nearest[:num_neighbours]
     return Chosen(tuple(sorted(nearest)), min((row[peer] for peer in nearest), default=0.0))
+
+
+def before_largest_gap(distances: Sequence[float], least: int) -> int:
+    """Return how many ascending distances stand before the largest gap, at least ``least``.
+
+    The first of equal gaps counts; where no more than ``least`` are there, all stand before it.
+    """
+    gaps = [distances[i] - distances[i - 1] for i in range(max(least, 1), len(distances))]
+    return max(least, 1) + gaps.index(max(gaps)) if gaps else len(distances)
 
 
 def weight(scale: float, distance: float) -> float:

@@ -113,7 +113,7 @@ class Select(Phase):
         selection = expect(message, Selection, self.session, SERVER, self.name)
         if [box.party for box in selection.boxes] != sorted(self._measured - {client}):
             raise MalformedMessage(client, self.name, "not one box of its list per peer")
-        length = padded_list_bytes(self.context.parameters.num_neighbours)
+        length = padded_list_bytes(self.context.parameters.most_neighbours)
         check_boxes(client, self.name, selection.boxes, length)
         if self.context.parameters.neighbour_visibility == "visible":
             self._check_names(client, selection.neighbours)
@@ -125,7 +125,7 @@ class Select(Phase):
     def _check_names(self, client: str, names: tuple[str, ...]) -> None:
         """Refuse names that the peers would refuse too, before they cost a plan."""
         parameters = self.context.parameters
-        if not parameters.min_contributors - 1 <= len(names) <= parameters.num_neighbours:
+        if not parameters.min_contributors - 1 <= len(names) <= parameters.most_neighbours:
             raise BadSelection(client, self.name, f"a list of {len(names)}")
         if client in names or not set(names) <= set(self.setup.adverts):
             raise BadSelection(client, self.name, "it lists itself or a stranger")

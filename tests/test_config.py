@@ -229,3 +229,15 @@ def test_all_data_in_one_place_is_no_federation() -> None:
     assert problem.startswith("federation.participation is 0.5: expected 1 for federation.method")
     (problem,) = problems(central, {"run": {"engine": "processes", "slots": 2}})
     assert problem.startswith("run.engine is processes: expected in_process, or one process")
+
+
+def test_neighbours_by_the_gap_fit_any_cohort() -> None:
+    auto = {"federation": {"num_neighbours": "auto"}}
+    assert build(SECURE, auto).federation.num_neighbours == "auto"
+    assert build(auto, {"data": {"clients_per_task": 1}}).cohort_size == 3
+
+
+def test_simple_rules_for_text_adapters_select_nobody() -> None:
+    rule = {"federation": {"text_aggregation": "same_task", "num_neighbours": 99}}
+    assert build(SECURE, rule).selects_neighbours is False
+    assert build(rule, {"federation": {"method": "fedavg"}}).selects_neighbours is False

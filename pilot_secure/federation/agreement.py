@@ -38,14 +38,16 @@ class Agreement:
         """Return the parameters of one attempt of one aggregation.
 
         In the clear there is nothing to protect, so the bounds that keep a sum from being opened
-        too early are at their smallest: any M and any cohort can be tried.
+        too early are at their smallest: any M and any cohort can be tried. Only where M is ``auto``
+        does the fewest contributors stay, for it bounds M in either.
         Raises: ParameterError if they are unsafe together.
         """
         security, federation = self.config.security, self.config.federation
+        neighbours = federation.num_neighbours
         colluders, minimum, threshold = (
             (security.max_colluders, security.min_contributors, security.threshold)
             if security.secure_agg
-            else (0, 2, "auto")
+            else (0, security.min_contributors if neighbours == "auto" else 2, "auto")
         )
         if threshold == "auto":
             threshold = smallest_threshold(len(cohort), colluders)
@@ -64,7 +66,9 @@ class Agreement:
             threshold=threshold,
             max_colluders=colluders,
             min_contributors=minimum,
-            num_neighbours=max(1, min(federation.num_neighbours, len(cohort) - 1)),
+            num_neighbours=neighbours
+            if neighbours == "auto"
+            else max(1, min(neighbours, len(cohort) - 1)),
             neighbour_visibility="visible"
             if security.neighbour_visibility == "visible"
             else "hidden",

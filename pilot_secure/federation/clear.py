@@ -56,7 +56,7 @@ def aggregate_in_clear(
         own = {client: vectors[client][parameters.distance_vector] for client in updates}
         rows = _distance_rows(own)
         for client in updates:
-            chosen = _weights(rows[client], parameters.num_neighbours)
+            chosen = _weights(rows[client], parameters)
             given = chosen if replayed is None else dict(replayed.get(client, {}))
             weights[client] = {j: u for j, u in given.items() if j in updates}
             if weights[client]:
@@ -119,8 +119,8 @@ def _distance_rows(vectors: Mapping[str, np.ndarray]) -> dict[str, dict[str, flo
     }
 
 
-def _weights(row: Mapping[str, float], num_neighbours: int) -> dict[str, float]:
-    chosen = select(row, num_neighbours)
+def _weights(row: Mapping[str, float], parameters: AggregationParameters) -> dict[str, float]:
+    chosen = select(row, parameters.num_neighbours, parameters.min_contributors - 1)
     return {j: weight(chosen.scale, row[j]) for j in chosen.neighbours}
 
 

@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +21,6 @@ from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
-from pilot_secure.adapter_files import ConnectorDescription
 from pilot_secure.config import ModelConfig, TrainingConfig
 from pilot_secure.data import (
     ClientData,
@@ -33,7 +31,7 @@ from pilot_secure.data import (
     prompt_batch,
     prompt_lengths,
 )
-from pilot_secure.errors import DataError, RunFolderError
+from pilot_secure.errors import DataError
 from pilot_secure.federation.plan import ProximalTerm, TrainingPlan
 from pilot_secure.federation.state import ClientState, TensorDict
 from pilot_secure.metrics import MetricScore, score
@@ -42,23 +40,23 @@ from pilot_secure.models import (
     SHARED,
     Connector,
     ConnectorOutput,
+    ConnectorPath,
     FeatureCache,
     ImageFeatures,
-    MixtureConnector,
     SingleConnector,
-    TwoAdapterConnector,
+    TowerPath,
     answer_losses,
     attach_text_adapter,
-    base_connector,
     checkpoint_path,
     generate_answers,
     load_base,
     load_text_adapter_state,
-    new_adapter,
     prompt_states,
     text_adapter_parameters,
     text_adapter_state,
+    tower_inputs,
     use_personal_adapter,
+    vision_features,
     weighted_adapters,
     weighted_sum,
 )
@@ -108,7 +106,8 @@ class Worker:
         base, self.processor = load_base(
             model.base, dtype=_DTYPES[model.mixed_precision], device=self.accelerator.device
         )
-        self.base_connector = copy.deepcopy(base_connector(base)).float()
+        self._path = TowerPath(base) if model.ct_clip else ConnectorPath(base)
+        self.base_connector = copy.deepcopy(self._path.places).float()
         self.model = attach_text_adapter(
             base,
             rank=model.lora_rank,
@@ -117,7 +116,8 @@ class Worker:
             seed=seed,
         )
         self._initial = text_adapter_state(self.model)
-        self._cache = FeatureCache(self.model, self.processor)
+        encode = tower_inputs if model.ct_clip else vision_features
+        self._cache = FeatureCache(self.model, self.processor, encode=encode)
 
     @property
     def lora_config(self) -> PeftConfig:
@@ -143,12 +143,13 @@ class Worker:
         Raises: DataError if a prompt, of training or of test, leaves an answer no room.
         """
         features = self._cache.features(data.train)
-        self._check_prompts(data, features.shape[1])
+        image_tokens = self._path.image_tokens(features[:1])
+        self._check_prompts(data, image_tokens)
         encoded = encode_samples(
             self.processor.tokenizer,
             data.train["instruction"],
             data.train["answer"],
-            features.shape[1],
+            image_tokens,
             max_length=self._config.max_length,
         )
         return Samples(encoded, features)
@@ -272,7 +273,7 @@ class Worker:
         batch = answer_batch([samples.encoded[row] for row in rows], pad).to(device)
         features = samples.features[rows].to(device)
         with self.accelerator.autocast():
-            output: ConnectorOutput = connector.forward_with_losses(features, weights)
+            output: ConnectorOutput = self._path(connector, features, weights)
             answers = answer_losses(self.model, batch, output.image_tokens)
             loss = (answers + weighted_sum(output.losses, weights)).mean() + pull.loss()
         optimizer.zero_grad(set_to_none=True)
@@ -302,7 +303,7 @@ class Worker:
             return generate_answers(
                 self.model,
                 self.processor,
-                connector,
+                lambda given: self._path(connector, given, {}).image_tokens,
                 dataset["instruction"],
                 features,
                 max_new_tokens=self._config.max_new_tokens,
@@ -325,7 +326,8 @@ class Worker:
         for start in range(0, len(asked), ANSWER_BATCH):
             rows = list(range(start, min(start + ANSWER_BATCH, len(asked))))
             instructions = [asked[row] for row in rows]
-            prompts = prompt_batch(self.processor.tokenizer, instructions, features.shape[1])
+            image_tokens = self._path.image_tokens(features[:1])
+            prompts = prompt_batch(self.processor.tokenizer, instructions, image_tokens)
             states.append(self._personal_states(connector, prompts, features[rows]))
         shares = personal.shares(torch.cat(states))
         return lambda rows: weighted_adapters(
@@ -350,7 +352,8 @@ class Worker:
         self, connector: Connector, prompts: Mapping[str, Tensor], features: Tensor
     ) -> Tensor:
         with weighted_adapters(self.model, {PERSONAL: 1.0, SHARED: 0.0}):
-            tokens = connector(features.to(self.accelerator.device))
+            given = features.to(self.accelerator.device)
+            tokens = self._path(connector, given, {}).image_tokens
             return prompt_states(self.model, prompts, tokens).float()
 
     def score(
@@ -358,34 +361,6 @@ class Worker:
     ) -> MetricScore:
         """Score a client's model on its test set by the client's metric."""
         return score(data.metric, self.answer(state, data.test, progress), data.test)
-
-    def describe_connector(
-        self, state: ClientState
-    ) -> tuple[ConnectorDescription, Mapping[str, Tensor]]:
-        """Return what ``adapter_files.save_connector`` writes for a client's connector."""
-        connector = state.connector if state.connector is not None else self.base_connector
-        arguments: dict[str, Any] = {}
-        if isinstance(connector, MixtureConnector):
-            arguments["other_tasks"] = list(connector.other_tasks)
-        kind = "base" if connector is self.base_connector else type(connector).__name__
-        return ConnectorDescription(kind=kind, arguments=arguments), connector.state_dict()
-
-    def build_connector(self, description: ConnectorDescription) -> nn.Module:
-        """Return an untrained connector of a description, for its tensors to be loaded into.
-
-        Raises: RunFolderError for a kind that does not exist.
-        """
-        if description.kind == "base":
-            return copy.deepcopy(self.base_connector)
-        if description.kind == SingleConnector.__name__:
-            return SingleConnector(self.base_connector)
-        if description.kind == TwoAdapterConnector.__name__:
-            return TwoAdapterConnector(self.base_connector)
-        if description.kind == MixtureConnector.__name__:
-            tasks: Any = description.arguments.get("other_tasks") or []
-            adapter = new_adapter(self.base_connector)
-            return MixtureConnector(adapter, adapter, dict.fromkeys(tasks, adapter))
-        raise RunFolderError(f"connector.json: unknown connector {description.kind!r}.")
 
     def _put_in_place(self, state: ClientState, *, personal: bool = False) -> Connector:
         """Load a client's text adapters into the model that clients share; return its connector.
@@ -397,8 +372,10 @@ class Worker:
         if personal:
             assert state.personal is not None
             load_text_adapter_state(self.model, state.personal.tensors, PERSONAL)
-        connector = state.connector if state.connector is not None else self.base_connector
-        return connector.to(self.accelerator.device)  # type: ignore[return-value]
+        connector = state.connector
+        if not isinstance(connector, Connector):  # the base model's own, or a saved copy of it
+            connector = SingleConnector(connector or self.base_connector)
+        return connector.to(self.accelerator.device)
 
 
 def _derived_seed(seed: int, label: str) -> int:

@@ -11,6 +11,7 @@ from pilot_secure.models.base import (
     image_outputs,
     llava_of,
     load_base,
+    tower_inputs,
     vision_features,
 )
 from pilot_secure.models.connectors import (
@@ -21,6 +22,7 @@ from pilot_secure.models.connectors import (
     TwoAdapterConnector,
     new_adapter,
 )
+from pilot_secure.models.ct_clip import ConnectorPath, TowerPath
 from pilot_secure.models.features import FeatureCache, ImageFeatures, pixel_values
 from pilot_secure.models.losses import (
     difference_loss,
@@ -47,10 +49,12 @@ __all__ = [
     "CheckpointError",
     "Connector",
     "ConnectorOutput",
+    "ConnectorPath",
     "FeatureCache",
     "ImageFeatures",
     "MixtureConnector",
     "SingleConnector",
+    "TowerPath",
     "TwoAdapterConnector",
     "answer_losses",
     "attach_text_adapter",
@@ -70,6 +74,7 @@ __all__ = [
     "router_z_loss",
     "text_adapter_parameters",
     "text_adapter_state",
+    "tower_inputs",
     "use_personal_adapter",
     "vision_features",
     "weighted_adapters",

@@ -58,7 +58,7 @@ def prompt_states(model: nn.Module, prompts: Mapping[str, Tensor], image_tokens:
 def generate_answers(
     model: nn.Module,
     processor: Any,
-    connector: nn.Module,
+    connector: Callable[[Tensor], Tensor],
     instructions: Sequence[str],
     features: Tensor | ImageFeatures,
     *,
@@ -69,7 +69,8 @@ def generate_answers(
 ) -> list[str]:
     """Greedy answers to one instruction per image, in order.
 
-    features: cached vision features [len(instructions), N, C]. Prompts are sorted by length, so
+    connector: features to image tokens, [B, N, C] to [B, N, D]; features: cached vision features
+    [len(instructions), N, C]. Prompts are sorted by length, so
     that a batch holds little padding; padding is on the left. A batch's rows are answered inside
     ``around(rows)``. ``progress`` is called with (answers done, answers in all).
     """
@@ -80,8 +81,8 @@ def generate_answers(
     answers = [""] * len(instructions)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        batch = prompt_batch(tokenizer, [instructions[i] for i in rows], features.shape[1])
         tokens = connector(features[rows].to(llava.device))
+        batch = prompt_batch(tokenizer, [instructions[i] for i in rows], tokens.shape[1])
         with around(rows):
             generated = llava.generate(  # type: ignore[misc]
                 input_ids=batch["input_ids"].to(llava.device),

@@ -113,6 +113,19 @@ def image_outputs(image_tokens: Tensor) -> dict[str, BaseModelOutputWithPooling]
 
 
 @torch.no_grad()
+def tower_inputs(model: nn.Module, pixel_values: Tensor) -> Tensor:
+    """What the vision tower's first block is given: patches, positions and the class token.
+
+    pixel_values: float [B, 3, H, W]. Returns [B, 1 + N, C].
+    """
+    llava = llava_of(model)
+    tower = llava.model.vision_tower
+    pixel_values = pixel_values.to(device=llava.device, dtype=tower.dtype)
+    states: Tensor = tower.pre_layrnorm(tower.embeddings(pixel_values))
+    return states
+
+
+@torch.no_grad()
 def vision_features(model: nn.Module, pixel_values: Tensor) -> Tensor:
     """What the vision tower gives the connector, as the model's own configuration selects it.
 

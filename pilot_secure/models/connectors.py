@@ -31,13 +31,27 @@ class ConnectorOutput(NamedTuple):
     losses: dict[str, Tensor]
 
 
-def new_adapter(connector: nn.Module, *, scale: float = 1.0) -> nn.Module:
-    """A trainable copy of a connector whose output is ``scale`` times as large."""
-    adapter = copy.deepcopy(connector).requires_grad_(True)
+def new_adapter(base: nn.Module, *, scale: float = 1.0) -> nn.Module:
+    """A trainable copy of a connector whose output is ``scale`` times as large, at every place."""
+    adapter = copy.deepcopy(base).requires_grad_(True)
     with torch.no_grad():
-        for parameter in adapter.linear_2.parameters():  # type: ignore[union-attr]
-            parameter.mul_(scale)
+        for part in _parts(adapter):
+            for parameter in _linears(part)[-1].parameters():
+                parameter.mul_(scale)
     return adapter
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
+
+
+def _linears(part: nn.Module) -> list[nn.Linear]:
+    return [module for module in part.modules() if isinstance(module, nn.Linear)]
+
+
+def part_at(module: nn.Module, place: int) -> nn.Module:
+    """What of an adapter or router stands at a place."""
+    return module[place] if isinstance(module, nn.ModuleList) else module
 
 
 class Connector(nn.Module, ABC):
@@ -53,11 +67,15 @@ class Connector(nn.Module, ABC):
         """Features [B, N, C] to image tokens [B, N, D]."""
         return self.forward_with_losses(features, {}).image_tokens
 
-    @abstractmethod
     def forward_with_losses(
         self, features: Tensor, weights: Mapping[str, float]
     ) -> ConnectorOutput:
         """The same tokens, and each auxiliary loss with a weight other than zero, unweighted."""
+        return self.at(0, features, weights)
+
+    @abstractmethod
+    def at(self, place: int, features: Tensor, weights: Mapping[str, float]) -> ConnectorOutput:
+        """As ``forward_with_losses``, at one place."""
 
     def train_own_parts(self) -> dict[str, nn.Parameter]:
         """Switch gradients on for the stage's own parts and off for the rest.
@@ -84,11 +102,9 @@ class SingleConnector(Connector):
         super().__init__()
         self.task_adapter = new_adapter(base)
 
-    def forward_with_losses(
-        self, features: Tensor, weights: Mapping[str, float]
-    ) -> ConnectorOutput:
+    def at(self, place: int, features: Tensor, weights: Mapping[str, float]) -> ConnectorOutput:
         """psi(H), without losses."""
-        return ConnectorOutput(self.task_adapter(features), {})
+        return ConnectorOutput(part_at(self.task_adapter, place)(features), {})
 
 
 class TwoAdapterConnector(Connector):
@@ -108,11 +124,10 @@ class TwoAdapterConnector(Connector):
         self.client_adapter = new_adapter(base, scale=init_scale)
         self.normalise_difference = normalise_difference
 
-    def forward_with_losses(
-        self, features: Tensor, weights: Mapping[str, float]
-    ) -> ConnectorOutput:
+    def at(self, place: int, features: Tensor, weights: Mapping[str, float]) -> ConnectorOutput:
         """Eq. 1-2, and the loss ``difference`` (Eq. 3-4)."""
-        task_tokens, client_tokens = self.task_adapter(features), self.client_adapter(features)
+        task_tokens = part_at(self.task_adapter, place)(features)
+        client_tokens = part_at(self.client_adapter, place)(features)
         losses = {}
         if weights.get("difference"):
             losses["difference"] = difference_loss(
@@ -128,7 +143,8 @@ class MixtureConnector(Connector):
 
     Source: Eq. 5-6. Trains psi_1, the cross-task adapters and the router; psi_s and the other
     tasks' adapters psi_i are frozen. One cross-task adapter per other task, initialised from
-    psi_1 (``cross_task_init="random"``: the ablation of Table 6). Gate 0 belongs to psi_1, the
+    psi_1 (``cross_task_init="random"``: the ablation of Table 6), or none (``cross_task_adapter``
+    false, an ablation of Table 3: x_t = Σ P[i] psi_i(H)). Gate 0 belongs to psi_1, the
     others follow ``other_tasks``.
     """
 
@@ -141,6 +157,7 @@ class MixtureConnector(Connector):
         other_task_adapters: Mapping[str, nn.Module],
         *,
         cross_task_init: Literal["task_adapter", "random"] = "task_adapter",
+        cross_task_adapter: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -152,9 +169,10 @@ class MixtureConnector(Connector):
             {task: copy.deepcopy(adapter) for task, adapter in other_task_adapters.items()}
         )
         crossing = {task: copy.deepcopy(task_adapter) for task in other_task_adapters}
-        self.cross_task_adapters = nn.ModuleDict(crossing)
-        first: nn.Linear = task_adapter.linear_1  # type: ignore[assignment]
-        self.router = nn.Linear(first.in_features, 1 + len(crossing)).to(first.weight)
+        self.cross_task_adapters = nn.ModuleDict(crossing if cross_task_adapter else {})
+        routers = [self._new_router(part) for part in _parts(task_adapter)]
+        several = isinstance(task_adapter, nn.ModuleList)
+        self.router = nn.ModuleList(routers) if several else routers[0]
         self._initialise(cross_task_init, seed)
 
     @property
@@ -162,36 +180,39 @@ class MixtureConnector(Connector):
         """The other tasks, in the order of their gates."""
         return tuple(self.other_task_adapters)
 
+    def _new_router(self, part: nn.Module) -> nn.Linear:
+        first = _linears(part)[0]
+        return nn.Linear(first.in_features, 1 + len(self.other_task_adapters)).to(first.weight)
+
     def _initialise(self, cross_task_init: str, seed: int) -> None:
         """A near-even router, and random cross-task adapters where asked for."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            router = torch.randn(self.router.weight.shape, generator=generator) * 0.02
-            self.router.weight.copy_(router)
-            self.router.bias.zero_()
+            for router in _linears(self.router):
+                router.weight.copy_(torch.randn(router.weight.shape, generator=generator) * 0.02)
+                router.bias.zero_()
             if cross_task_init == "random":
                 for parameter in self.cross_task_adapters.parameters():
                     bound = parameter.shape[-1] ** -0.5
                     values = torch.rand(parameter.shape, generator=generator)
                     parameter.copy_((2 * values - 1) * bound)
 
-    def forward_with_losses(
-        self, features: Tensor, weights: Mapping[str, float]
-    ) -> ConnectorOutput:
+    def at(self, place: int, features: Tensor, weights: Mapping[str, float]) -> ConnectorOutput:
         """Eq. 5-6, and the losses ``load_balancing`` (Eq. 7) and ``router_z`` (Eq. 8)."""
-        router_logits = self.router(features)  # [B, N, T]
+        router_logits = part_at(self.router, place)(features)  # [B, N, T]
         gates = router_logits.softmax(-1)
-        tokens = gates[..., :1] * self.task_adapter(features)
+        tokens = gates[..., :1] * part_at(self.task_adapter, place)(features)
         for expert, task in enumerate(self.other_tasks, 1):
-            crossed = self.other_task_adapters[task](features)
-            crossed = crossed + self.cross_task_adapters[task](features)
+            crossed = part_at(self.other_task_adapters[task], place)(features)
+            if task in self.cross_task_adapters:
+                crossed = crossed + part_at(self.cross_task_adapters[task], place)(features)
             tokens = tokens + gates[..., expert : expert + 1] * crossed
         losses = {}
         if weights.get("load_balancing"):
             losses["load_balancing"] = load_balancing_loss(gates)
         if weights.get("router_z"):
             losses["router_z"] = router_z_loss(router_logits)
-        return ConnectorOutput(tokens + self.client_adapter(features), losses)
+        return ConnectorOutput(tokens + part_at(self.client_adapter, place)(features), losses)
 
     def load_other_task_adapters(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Put the newest means of other tasks in place; tasks that are not named keep theirs."""

@@ -55,15 +55,25 @@ class ImageFeatures:
 
 
 class FeatureCache:
-    """Vision features of whole datasets, kept on the CPU, once for each image.
+    """What ``encode`` makes of whole datasets' images, kept on the CPU, once for each image.
+
+    By default that is the vision tower's features, as the connector is given them.
 
     An image costs N × C values in the tower's precision: 18 KiB for the tiny model, 1.1 MiB for
     LLaVA-1.5 in bf16. Images are told apart by their path or, where a dataset holds their bytes,
     by these; what several rows or datasets share is computed and kept once.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, *, batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any,
+        *,
+        encode: Callable[[nn.Module, Tensor], Tensor] = vision_features,
+        batch_size: int = 64,
+    ) -> None:
         self._model, self._processor, self._batch_size = model, processor, batch_size
+        self._encode = encode
         self._images: list[Tensor] = []
         self._places: dict[Hashable, int] = {}
         self._datasets: dict[str, ImageFeatures] = {}
@@ -102,7 +112,7 @@ class FeatureCache:
             images = dataset[[row for _key, row in batch]]["image"]
             pixels = pixel_values(self._processor, list(images))
             for (key, _row), image in zip(
-                batch, vision_features(self._model, pixels).cpu(), strict=True
+                batch, self._encode(self._model, pixels).cpu(), strict=True
             ):
                 self._places[key] = len(self._images)
                 self._images.append(image)

@@ -1,7 +1,8 @@
 """Pilot: task adapter and client adapter, then the cross-task mixture of adapters.
 
 Source: Xiong et al., AAAI 2025. Task adapters are averaged within each task (Eq. 10); every
-client's text adapter is combined with those of its nearest neighbours (Eq. 11-12).
+client's text adapter is combined with those of its nearest neighbours (Eq. 11-12), or by one of
+the simpler rules of Table 5 (``text_aggregation``).
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ def task_sum_id(task: str) -> str:
     return f"task.{task}"
 
 
+def _mean(sum_id: str, vector: str, clients: Sequence[str]) -> SumSpec:
+    return SumSpec(id=sum_id, vector=vector, recipient=SERVER, contributors=tuple(clients))
+
+
 class Pilot(Method):
     """The paper's method."""
 
@@ -45,25 +50,35 @@ class Pilot(Method):
     def sums(
         self, tasks: Mapping[str, str], cohort: Sequence[str], stage: int
     ) -> tuple[SumSpec, ...]:
-        """One mean per task for everybody, one sealed sum of text adapters per client."""
+        """One mean of task adapters per task, and the text adapters' sums.
+
+        These are one sealed sum per client (``adaptive``), one mean per task (``same_task``) or one
+        of all (``all``) for everybody, or none.
+        """
         members = {task: sorted(c for c in cohort if tasks[c] == task) for task in self._tasks}
-        by_task = [
-            SumSpec(
-                id=task_sum_id(task), vector=TASK, recipient=SERVER, contributors=tuple(clients)
-            )
-            for task, clients in members.items()
-            if clients
-        ]
-        personal = [
-            SumSpec(id=f"text.{client}", vector=TEXT, recipient=client, contributors="selected")
-            for client in cohort
-        ]
-        return tuple(sorted([*by_task, *personal], key=lambda spec: spec.id))
+        members = {task: clients for task, clients in members.items() if clients}
+        sums = [_mean(task_sum_id(task), TASK, clients) for task, clients in members.items()]
+        if self._text == "adaptive":
+            sums += [
+                SumSpec(id=f"text.{client}", vector=TEXT, recipient=client, contributors="selected")
+                for client in cohort
+            ]
+        elif self._text == "same_task":
+            sums += [_mean(f"text.{task}", TEXT, clients) for task, clients in members.items()]
+        elif self._text == "all":
+            sums.append(_mean("text.all", TEXT, sorted(cohort)))
+        return tuple(sorted(sums, key=lambda spec: spec.id))
+
+    @property
+    def _text(self) -> str:
+        return self._config.federation.text_aggregation
 
     def start(self, worker: Worker) -> dict[str, TensorDict]:
         """The scaled base connector and the fresh LoRA: public, equal for everybody."""
         adapter = new_adapter(worker.base_connector, scale=self._config.model.adapter_init_scale)
         task_adapter = {name: t.detach().clone() for name, t in adapter.state_dict().items()}
+        if self._text == "none":
+            return {TASK: task_adapter}
         return {TASK: task_adapter, TEXT: worker.initial_text_adapter()}
 
     def begin_stage(self, state: ClientState, stage: int, worker: Worker, task: str) -> None:
@@ -105,6 +120,7 @@ class Pilot(Method):
                 first.client_adapter,
                 modules,
                 cross_task_init=self._config.model.cross_task_init,
+                cross_task_adapter=self._config.model.cross_task_adapter,
                 seed=worker.seed,
             )
         state.mixture.load_task_adapter_state(first.task_adapter_state())
@@ -116,6 +132,8 @@ class Pilot(Method):
         """psi_t (in stage 2: psi_1) and the text adapter; the client adapter never leaves."""
         connector = state.connector
         assert isinstance(connector, TwoAdapterConnector | MixtureConnector)
+        if self._text == "none":
+            return {TASK: connector.task_adapter_state()}
         return {TASK: connector.task_adapter_state(), TEXT: state.text_adapter}
 
     def absorb_means(
@@ -125,7 +143,13 @@ class Pilot(Method):
         worker: Worker,
         task: str,
     ) -> None:
-        """Take the task means: the own one becomes psi_1, the others the frozen psi_i."""
+        """Take the means: the own task's becomes psi_1, the others' the frozen psi_i.
+
+        A mean of text adapters, where there is one, takes the place of the client's own.
+        """
+        text = means.get("text.all" if self._text == "all" else f"text.{task}")
+        if text is not None:
+            state.text_adapter = add_vector(worker.initial_text_adapter(), text)
         start = self.start(worker)[TASK]
         for name in self._tasks:
             mean = means.get(task_sum_id(name))
