@@ -6,23 +6,27 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pilot_secure.adapter_files import save_connector, save_personal_adapter, save_text_adapter
 from pilot_secure.config import SimulationConfig
 from pilot_secure.data import ClientData
 from pilot_secure.engines import Note, PhaseKey
+from pilot_secure.errors import RunFolderError
 from pilot_secure.federation.agreement import Agreement
 from pilot_secure.federation.base_weights import base_sha256
 from pilot_secure.federation.central import put_in_one_place
 from pilot_secure.federation.client import FederationClient
 from pilot_secure.federation.connector_kinds import describe_connector
 from pilot_secure.federation.journal import Journal, RelayedJournal
+from pilot_secure.federation.kept_client import KeptClient, NotedJournal
 from pilot_secure.federation.methods import METHODS, Method
 from pilot_secure.federation.worker import Worker
 from pilot_secure.libraries import quieten_libraries
 from pilot_secure.run_data import load_data
 from pilot_secure.run_folder import RunFolder
-from protocols import Entropy, Identity, Roster
+from pilot_secure.run_state import share_run
+from protocols import Entropy, Identity, MemoryGuard, Roster
 from protocols.identity import SERVER
 
 
@@ -31,7 +35,8 @@ class Enrolment:
     """What a process needs to be some of a run's clients; it can be sent to another process.
 
     ``tasks`` holds every client of the run in the roster's order, ``secrets`` the identity keys of
-    those that live in the process.
+    those that live in the process. A client goes on from what the folder's ``state/`` remembers
+    of it.
     Secrecy: those clients'.
     """
 
@@ -59,6 +64,44 @@ class Enrolment:
             tasks=tasks,
             max_samples=max_samples,
             secrets={identity.name: identity.secret() for identity in clients},
+        )
+
+    def to_keep(self, server: Identity) -> dict[str, Any]:
+        """Return what `again` needs, for the run's own state folder."""
+        return {
+            "run_id": self.run_id,
+            "roster": self.roster,
+            "tasks": dict(self.tasks),
+            "max_samples": self.max_samples,
+            "secrets": {**self.secrets, SERVER: server.secret()},
+        }
+
+    @classmethod
+    def again(
+        cls,
+        kept: Mapping[str, Any],
+        config: SimulationConfig,
+        folder: Path,
+        data: Iterable[ClientData],
+    ) -> tuple[Identity, Enrolment]:
+        """Return the server's identity and the enrolment of a run that goes on.
+
+        Raises: RunFolderError if the data are of other clients now.
+        """
+        if kept["tasks"] != {client.name: client.task for client in data}:
+            raise RunFolderError(
+                f"{folder}: the data name other clients or tasks than when the run began."
+            )
+        secrets = dict(kept["secrets"])
+        server = Identity.from_secret(SERVER, secrets.pop(SERVER))
+        return server, cls(
+            config=config,
+            run_id=kept["run_id"],
+            folder=folder,
+            roster=kept["roster"],
+            tasks=kept["tasks"],
+            max_samples=kept["max_samples"],
+            secrets=secrets,
         )
 
     def split(self, processes: int) -> list[Enrolment]:
@@ -114,20 +157,27 @@ class ClientHost:
             base_sha256=base_sha256(self.worker.model),
         )
         agreement = enrolment.agreement(self.report.vector_lengths)
-        self.clients = {
-            client.name: FederationClient(
-                Identity.from_secret(client.name, enrolment.secrets[client.name]),
-                agreement,
-                client,
-                agreement.method,
-                self.worker,
-                journal,
-            )
-            for client in data
-            if client.name in enrolment.secrets
-        }
+        self.clients: dict[str, FederationClient] = {}
+        self._kept: dict[str, KeptClient] = {}
+        for own in data:
+            if own.name in enrolment.secrets:
+                self._admit(own, enrolment, agreement, journal)
         if agreement.method.name == "centralized":
             put_in_one_place(list(self.clients.values()))
+
+    def _admit(
+        self, data: ClientData, enrolment: Enrolment, agreement: Agreement, journal: Journal
+    ) -> None:
+        """Build one client, as its folder remembers it."""
+        name = data.name
+        identity, guard = Identity.from_secret(name, enrolment.secrets[name]), MemoryGuard()
+        noted = NotedJournal(journal)
+        client = FederationClient(
+            identity, agreement, data, agreement.method, self.worker, noted, guard
+        )
+        same = {"identity": identity, "roster": enrolment.roster, "guard": guard}
+        self.clients[name] = client
+        self._kept[name] = KeptClient(client, noted, self._folder.state_folder(name), same)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,7 +186,7 @@ class ClientHost:
 
     def handle(self, client: str, phase: PhaseKey, request: bytes) -> bytes:
         """Answer one request to one client."""
-        return self.clients[client].handle(phase, request)
+        return self._kept[client].handle(phase, request)
 
     def finish(self) -> None:
         """Write every client's adapters: LoRA for plain PEFT, the connector as safetensors."""
@@ -150,6 +200,7 @@ class ClientHost:
             )
             personal = client.state.personal
             if personal is not None:
+                client.prepare_to_answer()
                 save_personal_adapter(
                     folder,
                     self.worker.lora_config,
@@ -165,5 +216,6 @@ class ClientHost:
 def build_host(enrolment: Enrolment, tell: Note) -> ClientHost:
     """Be the far end of an engine in another process: load data and model, keep no journal here."""
     quieten_libraries()
+    share_run(enrolment.folder)
     data, _ = load_data(enrolment.config)
     return ClientHost(enrolment, data, RelayedJournal(tell))

@@ -272,6 +272,11 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         0, description="seed of data, initialisation and batches, never of cryptographic keys"
     )
+    resume: Path | None = Field(
+        None,
+        description="folder of a run that was killed or interrupted, to go on with; takes no "
+        "other option",
+    )
     engine: Literal["in_process", "processes"] = Field(
         "in_process",
         description="what carries messages: every client in this process, or clients spread over "

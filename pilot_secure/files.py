@@ -17,6 +17,7 @@ from typing import Generic, Self, TypeVar
 from pilot_secure.errors import RunFolderError, os_sentence
 
 Record = TypeVar("Record")
+_BLOCK = 1 << 16
 
 
 @contextlib.contextmanager
@@ -79,14 +80,19 @@ class LineWriter:
     """Appends lines to a new file; each line is with the operating system when `append` returns.
 
     A killed process loses nothing that was appended; a cut of power may lose what came after
-    the last `sync`. Raises: RunFolderError if the file exists already or cannot be written.
+    the last `sync`. With `go_on`, to the file of a process that was killed: a last line that it
+    left incomplete is cut off first.
+    Raises: RunFolderError if the file exists already (with `go_on`: if it does not) or cannot be
+    written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, go_on: bool = False) -> None:
         self.path = path
         with told_in_a_sentence(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+            if go_on:
+                _cut_incomplete_line(path)
+            flags = os.O_WRONLY | os.O_APPEND | (0 if go_on else os.O_CREAT | os.O_EXCL)
             self._descriptor: int | None = os.open(path, flags, 0o644)
 
     def append(self, line: str | bytes) -> None:
@@ -125,6 +131,20 @@ class LineWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _cut_incomplete_line(path: Path) -> None:
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            place = file.read(end - start).rfind(b"\n")
+            if place >= 0:
+                end = start + place + 1
+                break
+            end = start
+        file.truncate(end)
 
 
 class LineReader(Generic[Record]):

@@ -58,6 +58,11 @@ class RunProgress:
         if self._bar is not None:
             self._bar.update(self._task, total=self._total)
 
+    @property
+    def done(self) -> float:
+        """Expected seconds of the work that is finished."""
+        return self._done
+
     def describe(self, what: str) -> None:
         """Say what is being done now."""
         self._what = what

@@ -6,6 +6,7 @@
     history.jsonl    losses, scores, selections as they come
     transcript.jsonl, heads.jsonl, payloads/, parameters/   messages (`pilot_secure.transcript`)
     adapters/client-NN/              adapters (`pilot_secure.adapter_files`)
+    state/           while it goes on, what survives a kill of it (`pilot_secure.run_state`)
 
 A run never writes into a folder that holds something. Secrecy: a simulation's run folder holds
 what every party holds.
@@ -77,6 +78,10 @@ class RunFolder:
         """Where a client's adapters lie."""
         return self.path / "adapters" / client
 
+    def state_folder(self, client: str) -> Path:
+        """Where a client keeps what it must not forget; whoever writes there makes it, 0700."""
+        return self.path / "state" / client
+
     def write_config(self, config: BaseModel, *, command: str) -> None:
         """Write the resolved configuration under a comment with the command of the run."""
         comment = f"The configuration of this run, defaults included; made by\n{command}"
@@ -106,12 +111,17 @@ class RunFolder:
     def append_history(self, record: HistoryRecord) -> None:
         """Add a line to `history.jsonl`."""
         if self._history is None:
-            self._history = LineWriter(self.path / "history.jsonl")
+            path = self.path / "history.jsonl"
+            self._history = LineWriter(path, go_on=path.exists())
         self._history.append(record.model_dump_json())
 
     def history(self) -> LineReader[HistoryRecord]:
         """The history's records; `.note` says afterwards whether a last line was cut."""
         return LineReader(self.path / "history.jsonl", parse_history_record)
+
+    def history_so_far(self) -> Iterator[HistoryRecord]:
+        """The records of a run that was killed; none in a new folder."""
+        return iter(self.history() if (self.path / "history.jsonl").exists() else ())
 
     @contextlib.contextmanager
     def recording(self, current: Callable[[], Summary]) -> Iterator[None]:

@@ -10,11 +10,13 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from pilot_secure import command_line
-from pilot_secure.config import SimulationConfig
+from pilot_secure.config import RunConfig, SimulationConfig
+from pilot_secure.errors import ConfigError, FederationError, RunFolderError
 from pilot_secure.libraries import quieten_libraries
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.summary import StartOfRun
@@ -36,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         SimulationConfig, arguments, program=PROGRAM, description=DESCRIPTION
     )
     console = Console(stderr=True)
+    if config.run.resume is not None:
+        go_on_with(config, config.run.resume, console, started)
+        return 0
     command = f"{PROGRAM} {shlex.join(arguments)}".strip()
     was_there = config.run.out is not None and config.run.out.exists()
     folder = RunFolder.create(config.run.out, config.run_name)
@@ -47,6 +52,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             with contextlib.suppress(OSError):  # a run that was refused before it wrote anything
                 folder.path.rmdir()
     return 0
+
+
+def go_on_with(asked: SimulationConfig, path: Path, console: Console, started: StartOfRun) -> None:
+    """Go on with the run of a folder, as its own configuration says.
+
+    Raises: UsageError if it is no run, is finished, or other options were given.
+    """
+    from pilot_secure.run_state import RunState
+    from pilot_secure.saved_run import SavedRun
+
+    if asked != SimulationConfig(run=RunConfig(resume=path)):
+        raise ConfigError(
+            [
+                f"--resume is {path}: expected no other option or file beside it, the run has its "
+                "own configuration."
+            ]
+        )
+    run = SavedRun.open(path)
+    if run.summary.status == "finished":
+        RunState(path).forget()
+        raise RunFolderError(
+            f"--resume is {path}: expected a run that was killed or interrupted, it is finished."
+        )
+    console.print(f"going on with {path}", highlight=False, soft_wrap=True)
+    _announce(console, run.config, run.folder)
+    simulate(run.config, run.folder, console, command=None, started=started)
 
 
 def _announce(console: Console, config: SimulationConfig, folder: RunFolder) -> None:
@@ -84,13 +115,14 @@ def simulate(
     folder: RunFolder,
     console: Console,
     *,
-    command: str,
+    command: str | None,
     started: StartOfRun | None = None,
 ) -> None:
     """Run a configuration into an empty run folder and print its tables.
 
-    ``command`` is written beside the resolved configuration. The folder stays empty until every
-    client is built. The run's wall time counts from ``started`` (default: from here).
+    ``command`` is written beside the resolved configuration; without one, the folder's own run
+    goes on. A new folder stays empty until every client is built. The run's wall time counts from
+    ``started`` (default: from here).
     """
     started = started or StartOfRun()
     from pilot_secure.progress import RunProgress
@@ -100,10 +132,16 @@ def simulate(
     quieten_libraries()
     with RunProgress(console) as progress:
         progress.describe("loading data and model")
-        simulation = prepare(config, folder, progress, started=started)
-        folder.write_config(config, command=command)
-        with folder.recording(simulation.summary):
-            simulation.run()
+        simulation = prepare(config, folder, progress, started=started, go_on=command is None)
+        if command is not None:
+            folder.write_config(config, command=command)
+        try:
+            with folder.recording(simulation.summary):
+                simulation.run()
+        except (KeyboardInterrupt, FederationError):
+            console.print(f"to go on: {PROGRAM} --resume {folder.path}", soft_wrap=True)
+            raise
+        simulation.forget()
     print_report(report_console(), folder.read_summary(), folder.path)
 
 

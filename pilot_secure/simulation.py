@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from pilot_secure.config import SimulationConfig
 from pilot_secure.data import ClientData
 from pilot_secure.engines import Engine, InProcessTransport, ProcessesTransport
 from pilot_secure.errors import FederationError
+from pilot_secure.federation.checkpoint import memory_of, recall
 from pilot_secure.federation.faults import FaultyTransport
 from pilot_secure.federation.journal import RunJournal, take_note
 from pilot_secure.federation.leakage import run_leakage
@@ -27,6 +29,8 @@ from pilot_secure.run_data import (
     max_samples,
 )
 from pilot_secure.run_folder import RunFolder
+from pilot_secure.run_state import RunState
+from pilot_secure.saved_run import SavedRun
 from pilot_secure.summary import (
     ClientSummary,
     DropOut,
@@ -62,7 +66,31 @@ class Simulation:
     reports: DataReport
     started: StartOfRun
     base_sha256: str
+    progress: RunProgress
+    state: RunState
+    done_before: float = 0.0
     hosts_memory_bytes: int = 0
+
+    def keep(self, left_out: Mapping[str, object]) -> None:
+        """Write down where the run stands, for the case of a kill."""
+        content = {
+            "server": memory_of(self.server),
+            "faults": memory_of(self.faults),
+            "transport": memory_of(self.transport),
+            "journal": memory_of(self.journal),
+            "transcript": self.transcript.count,
+            "done": self.done_before + self.progress.done,
+            "started": self.started.utc.isoformat(),
+            "seconds": self.started.seconds_since(),
+        }
+        self.state.keep(content, left_out)
+
+    def recall(self, kept: Mapping[str, Any]) -> None:
+        """Go on from where the run stood; the journal has been put back before."""
+        recall(self.server, kept["server"])
+        recall(self.faults, kept["faults"])
+        recall(self.transport, kept["transport"])
+        self.started = self.started.continuing(kept["started"], kept["seconds"])
 
     def summary(self) -> Summary:
         """Return what is known so far."""
@@ -144,15 +172,21 @@ class Simulation:
 
     def run(self) -> None:
         """Carry the run out, sign the transcript, save the adapters, and end the engine."""
+        finished = False
         try:
             try:
                 self.server.run()
+                finished = True
             finally:
-                self.transcript.sign_head(self.server.identity, final=True)
+                self.transcript.sign_head(self.server.identity, final=finished)
                 self.transcript.close()
             self.hosts_memory_bytes = self.engine.finish(self.config.run.phase_timeout_s)
         finally:
             self.engine.close()
+
+    def forget(self) -> None:
+        """Delete what was kept for the case of a kill; call it when the summary says finished."""
+        self.state.forget()
 
 
 def aggregation_notes(report: AggregationReport) -> list[str]:
@@ -177,29 +211,38 @@ def prepare(
     progress: RunProgress,
     *,
     started: StartOfRun | None = None,
+    go_on: bool = False,
 ) -> Simulation:
     """Build every party of the run, whose time counts from ``started`` (default: from here).
 
     Nothing is written before every client is built. The engine's processes run from here on:
-    :meth:`Simulation.run` ends them.
+    :meth:`Simulation.run` ends them. With ``go_on``, the run of this folder goes on from where it
+    was killed.
     Raises: UsageError where parties cannot be built, or do not fit the configuration.
     """
-    started = started or StartOfRun()
+    state = RunState.take(folder.path)
     data, reports = load_data(config, progress.describe)
     check_drop_outs(config, data)
-    server_identity, enrolment = Enrolment.open(
-        config, folder.path, data, max_samples(config, data)
-    )
+    if go_on:
+        server_identity, enrolment = Enrolment.again(state.enrolment(), config, folder.path, data)
+    else:
+        server_identity, enrolment = Enrolment.open(
+            config, folder.path, data, max_samples(config, data)
+        )
+    same = {"identity": server_identity, "roster": enrolment.roster}
+    kept = state.kept(same) if go_on else None
     method = enrolment.method()
     replay = open_replay(config, data, method)
-    progress.expect(expected_seconds(config, data, method) / config.processes)
+    expected = expected_seconds(config, data, method) / config.processes
+    progress.expect(expected - _done(kept))
     journal = RunJournal(folder, progress)
+    if kept is not None:
+        recall(journal, kept["journal"])
     engine, host = start_engine(enrolment, data, journal)
     try:
         report = common_report(engine)
         if replay is not None:
             replay.run.require_base(report.base_sha256)
-        folder.write_json("roster.json", enrolment.roster)
         faults = FaultyTransport(
             engine,
             schedule=config.security.dropouts,
@@ -207,7 +250,16 @@ def prepare(
             straggler_probability=config.security.straggler_probability,
             seed=config.run.seed,
         )
-        transcript = TranscriptWriter(folder.path, keep_payloads=config.security.keep_payloads)
+        if go_on:
+            SavedRun.open(folder.path).require_base(report.base_sha256)
+        else:
+            folder.write_json("roster.json", enrolment.roster)
+            state.keep_enrolment(enrolment.to_keep(server_identity))
+        transcript = TranscriptWriter(
+            folder.path,
+            keep_payloads=config.security.keep_payloads,
+            go_on_from=(kept["transcript"] if kept is not None else 0) if go_on else None,
+        )
         transport = MeteredTransport(RecordedTransport(faults, transcript))
         server = FederationServer(
             server_identity,
@@ -218,11 +270,12 @@ def prepare(
             aggregated=journal.write_selections,
             attempt_begins=transcript.keep_parameters,
             attempt_ended=lambda: transcript.sign_head(server_identity),
+            keep=lambda: simulation.keep(same),
         )
     except BaseException:
         engine.close()
         raise
-    return Simulation(
+    simulation = Simulation(
         config,
         folder,
         data,
@@ -234,9 +287,20 @@ def prepare(
         faults,
         transcript,
         reports,
-        started,
+        started or StartOfRun(),
         report.base_sha256,
+        progress,
+        state,
+        _done(kept),
     )
+    if kept is not None:
+        simulation.recall(kept)
+    return simulation
+
+
+def _done(kept: dict[str, Any] | None) -> float:
+    """Expected seconds of the work that a run had done when it was kept."""
+    return kept["done"] if kept is not None else 0.0
 
 
 def start_engine(

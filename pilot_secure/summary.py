@@ -140,6 +140,10 @@ class StartOfRun:
         """Seconds of wall time since then."""
         return time.monotonic() - self.monotonic
 
+    def continuing(self, utc: str, seconds: float) -> StartOfRun:
+        """The start of a run that began then and had taken so long before it was killed."""
+        return StartOfRun(datetime.fromisoformat(utc), self.monotonic - seconds)
+
 
 class TrainingRecord(_Record):
     """Mean losses of a client's local training, by the name of the loss; null if not finite."""

@@ -15,6 +15,7 @@ Secrecy: whoever reads payloads sees what the server sees.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -34,17 +35,33 @@ class TranscriptWriter:
     """Appends the record of each frame to a new `transcript.jsonl` in `folder`.
 
     With `keep_payloads`, the frame itself is kept as `payloads/<sha256>`; a frame that was sent
-    to several parties is kept once.
+    to several parties is kept once. With `go_on_from`, the transcript of a process that was killed
+    is continued: the messages from that record on are sent again, and those among them that are
+    sent as they were are not recorded twice.
+
+    Raises: RunFolderError; TranscriptError if what is there is no chain.
     """
 
-    def __init__(self, folder: Path, *, keep_payloads: bool) -> None:
+    def __init__(self, folder: Path, *, keep_payloads: bool, go_on_from: int | None = None) -> None:
         self._folder = folder
         self._keep_payloads = keep_payloads
-        self._lines = LineWriter(folder / TRANSCRIPT)
-        self._heads = LineWriter(folder / HEADS)
         self._kept: set[str] = set()
         self.count = 0
         self.last = GENESIS
+        self._sent: Counter[tuple[str, ...]] = Counter()
+        self._signed: tuple[int, bool] | None = None
+        if go_on_from is not None:
+            self._read(go_on_from)
+        self._lines = LineWriter(folder / TRANSCRIPT, go_on=go_on_from is not None)
+        self._heads = LineWriter(folder / HEADS, go_on=go_on_from is not None)
+
+    def _read(self, go_on_from: int) -> None:
+        for record in chained(read_transcript(self._folder)):
+            self.count, self.last = record.seq + 1, record.digest()
+            if record.seq >= go_on_from:
+                self._sent[_frame_of(record)] += 1
+        for head in read_heads(self._folder):
+            self._signed = (head.count, head.final)
 
     def append(
         self,
@@ -55,13 +72,18 @@ class TranscriptWriter:
         phase: str,
         session: str,
         keep: bool = False,
-    ) -> TranscriptRecord:
+    ) -> TranscriptRecord | None:
         """Record one frame; when this returns, a kill of the process no longer loses it.
+
+        Returns None for a frame that the process that was killed has recorded.
 
         `session` is the session id in hexadecimal; `keep` keeps the frame even where payloads are
         not kept. Raises: RunFolderError if the disk refuses.
         """
         digest = hashlib.sha256(frame).hexdigest()
+        if self._sent[sender, recipient, phase, session, digest] > 0:
+            self._sent[sender, recipient, phase, session, digest] -= 1
+            return None
         kept = keep or self._keep_payloads
         if kept and digest not in self._kept:
             write_atomically(self._folder / PAYLOADS / digest, frame, durable=False)
@@ -91,13 +113,19 @@ class TranscriptWriter:
         """Have the server sign the chain so far; `final` says that the run is over."""
         self._lines.sync()
         head = TranscriptHead.sign(self.count, self.last, identity, final=final)
-        self._heads.append(head.model_dump_json())
+        if self._signed != (head.count, head.final):
+            self._heads.append(head.model_dump_json())
+            self._signed = (head.count, head.final)
         return head
 
     def close(self) -> None:
         """Wait until all records and heads are on the disk, and close."""
         self._lines.close()
         self._heads.close()
+
+
+def _frame_of(record: TranscriptRecord) -> tuple[str, ...]:
+    return record.sender, record.recipient, record.phase, record.session, record.sha256
 
 
 def read_transcript(folder: Path) -> LineReader[TranscriptRecord]:
@@ -126,7 +154,7 @@ def chained(records: Iterable[TranscriptRecord]) -> Iterator[TranscriptRecord]:
 
 
 def read_heads(folder: Path) -> LineReader[TranscriptHead]:
-    """The signed heads in order; the last is `final` unless the run was killed.
+    """The signed heads in order; the last is `final` unless the run was killed or interrupted.
 
     Raises: RunFolderError if the file is missing or a line is no head.
     """

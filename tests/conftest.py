@@ -102,6 +102,7 @@ def carry_out(path: Path, base: Path, *layers: Mapping[str, Any]) -> FinishedRun
         folder.write_config(config, command="a test")
         with folder.recording(simulation.summary):
             simulation.run()
+        simulation.forget()
     return FinishedRun(simulation, path, uploads, results)
 
 

@@ -20,6 +20,7 @@ import torch
 from conftest import FinishedRun
 
 from pilot_secure.adapter_files import load_connector, restore_connector
+from pilot_secure.federation.connector_kinds import build_connector
 from pilot_secure.federation.worker import Worker
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.simulate import main
@@ -353,7 +354,7 @@ def test_saved_connectors_are_restored_bit_for_bit(secure_run: FinishedRun) -> N
     worker = Worker(config.model, config.training, seed=99)
     for name, client in secure_run.simulation.host.clients.items():
         folder = RunFolder(secure_run.path).adapter_folder(name)
-        module = worker.build_connector(load_connector(folder)[0])
+        module = build_connector(load_connector(folder)[0], worker.base_connector)
         restore_connector(module, folder)
         expected = client.state.connector.state_dict()
         assert module.state_dict().keys() == expected.keys()
@@ -413,7 +414,7 @@ def assert_interrupted(run: Path) -> None:
     assert list(RunFolder.open(run).history())
     count = assert_valid_prefix(run)
     head = list(read_heads(run))[-1]
-    assert head.final
+    assert not head.final  # the run may go on
     head.verify(Roster.model_validate_json((run / "roster.json").read_text()))
     assert head.count == count > 6
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,10 +35,10 @@ from pilot_secure.federation.worker import Worker
 from protocols import (
     AggregationClient,
     AggregationResult,
+    AnswerGuard,
     ClientInputs,
     Entropy,
     Identity,
-    MemoryGuard,
     ProtocolError,
     SealedSum,
     results_hash,
@@ -64,6 +64,14 @@ class FederationClient:
     that distinguishes this client is in ``state``.
     """
 
+    remembered: ClassVar[tuple[str, ...]] = (
+        "state",
+        "_place",
+        "_machine",
+        "_previous_results",
+        "_absorbed",
+    )
+
     def __init__(
         self,
         identity: Identity,
@@ -72,7 +80,9 @@ class FederationClient:
         method: Method,
         worker: Worker,
         journal: Journal,
+        guard: AnswerGuard,
     ) -> None:
+        """Encode the data; ``guard`` must be the one that this client has always had."""
         self.name = identity.name
         self.data = data
         self.state = ClientState(text_adapter=worker.initial_text_adapter())
@@ -81,7 +91,7 @@ class FederationClient:
         self._method = method
         self._worker = worker
         self._journal = journal
-        self._guard = MemoryGuard()
+        self._guard = guard
         self._start = method.start(worker)
         self.samples = worker.encode(data)
         self._place: _Place | None = None
@@ -162,7 +172,7 @@ class FederationClient:
         if request.point == "before":
             state = self._worker.bare_state()
         else:
-            self._method.prepare_to_answer(state, self._worker, self.samples)
+            self.prepare_to_answer()
         score = self._worker.score(
             state,
             self.data,
@@ -172,6 +182,10 @@ class FederationClient:
         )
         self._journal.score(self.name, request.round, request.stage, request.point, score)
         return self._seal(request, Done)
+
+    def prepare_to_answer(self) -> None:
+        """Compute what the adapters need before they answer; it follows from them."""
+        self._method.prepare_to_answer(self.state, self._worker, self.samples)
 
     def _upload(self) -> dict[str, dict[str, np.ndarray]]:
         vectors = self._method.upload(self.state)

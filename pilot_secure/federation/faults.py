@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pilot_secure.config import DropoutConfig
 from pilot_secure.engines import PhaseKey, Transport
@@ -35,6 +35,8 @@ class FaultyTransport:
     happens there. Who is hit is drawn from ``seed``, so that a run can be repeated; no secret is
     derived from it.
     """
+
+    remembered: ClassVar[tuple[str, ...]] = ("_random", "_gone", "_attempt", "events")
 
     def __init__(
         self,

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from pilot_secure.metrics import MetricScore
 from pilot_secure.progress import RunProgress
 from pilot_secure.run_folder import RunFolder
-from pilot_secure.summary import Moment, ScoreRecord, SelectionRecord, TrainingRecord
+from pilot_secure.summary import HistoryRecord, Moment, ScoreRecord, SelectionRecord, TrainingRecord
 from protocols import AggregationResult
 
 _NO_VECTOR = np.empty(0, np.float32)
@@ -111,11 +111,15 @@ class RunJournal:
     """All clients' journals of a simulation, in one run folder.
 
     ``scores`` holds the last score of each client and moment, ``results`` each client's result by
-    (round, stage), without its vectors.
+    (round, stage), without its vectors. In the folder of a run that was killed, what its history
+    holds already is not entered twice.
     """
+
+    remembered: ClassVar[tuple[str, ...]] = ("scores", "results")
 
     def __init__(self, folder: RunFolder, progress: RunProgress) -> None:
         self._folder, self._progress = folder, progress
+        self._entered = {_place_of(record) for record in folder.history_so_far()}
         self.scores: dict[str, dict[Moment, float]] = {}
         self.results: dict[tuple[int, int], dict[str, AggregationResult]] = {}
 
@@ -130,7 +134,7 @@ class RunJournal:
     ) -> None:
         """Write a training record."""
         finite = {name: value if math.isfinite(value) else None for name, value in means.items()}
-        self._folder.append_history(
+        self._enter(
             TrainingRecord(
                 round=round_number,
                 stage=stage,  # type: ignore[arg-type]
@@ -146,7 +150,7 @@ class RunJournal:
     ) -> None:
         """Write a score record."""
         self.scores.setdefault(client, {})[moment] = score.value
-        self._folder.append_history(
+        self._enter(
             ScoreRecord(
                 round=round_number,
                 stage=stage,  # type: ignore[arg-type]
@@ -165,6 +169,10 @@ class RunJournal:
         """Keep a result, without its vectors, until :meth:`write_selections`."""
         results = self.results.setdefault((round_number, stage), {})
         results[client] = without_vectors(result)
+
+    def _enter(self, record: HistoryRecord) -> None:
+        if _place_of(record) not in self._entered:
+            self._folder.append_history(record)
 
     def progress(self, what: str, expected_seconds: float) -> None:
         """Pass it on to the run's progress."""
@@ -186,7 +194,7 @@ class RunJournal:
                 for name in result.neighbours
                 if name in results and client in results[name].weights
             }
-            self._folder.append_history(
+            self._enter(
                 SelectionRecord(
                     round=round_number,
                     stage=stage,  # type: ignore[arg-type]
@@ -196,3 +204,9 @@ class RunJournal:
                     distances=dict(result.row),
                 )
             )
+
+
+def _place_of(record: HistoryRecord) -> tuple[object, ...]:
+    """What only one record of a run's history has: whose, of what, and when."""
+    detail = getattr(record, "epoch", None) or getattr(record, "moment", None)
+    return record.kind, record.round, record.stage, record.client, detail

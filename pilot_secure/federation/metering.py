@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pilot_secure.engines import PhaseKey, Transport
 
@@ -25,6 +26,8 @@ class PhaseCost:
 
 class MeteredTransport:
     """Counts seconds and bytes of every exchange, by phase name."""
+
+    remembered: ClassVar[tuple[str, ...]] = ("costs",)
 
     def __init__(self, inner: Transport) -> None:
         self._inner = inner

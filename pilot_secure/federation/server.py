@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from pilot_secure.engines import PhaseKey
 from pilot_secure.errors import FederationError
@@ -30,6 +30,9 @@ from pilot_secure.federation.replay import ReplayedSelections
 from pilot_secure.summary import Moment
 from protocols import AggregationParameters, AggregationReport, AggregationServer, Entropy, Identity
 
+OPENING = ("unmask", "deliver")
+"""The phases of an aggregation that no other attempt may follow."""
+
 
 @dataclass
 class RunEvents:
@@ -39,8 +42,38 @@ class RunEvents:
     refusals: list[tuple[PhaseKey, str, str]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of a run; all moments but training and aggregation are scorings."""
+
+    what: Literal["train", "aggregate"] | Moment
+    round: int
+    stage: int
+
+
+@dataclass
+class Position:
+    """Where a run stands: ``step`` is the next to be carried out, counted from 0.
+
+    Attributes:
+        attempt: the next number for an attempt of that step's aggregation; none is used twice.
+        failed: attempts of it that were aborted; one that a kill interrupted is none of them.
+        machine: the attempt that is being opened, which nothing but its own end may follow.
+    """
+
+    step: int = 0
+    attempt: int = 0
+    failed: int = 0
+    machine: AggregationServer | None = None
+
+
 class FederationServer:
-    """Trains the clients round by round and aggregates after every stage."""
+    """Trains the clients round by round and aggregates after every stage.
+
+    ``keep`` is called whenever a killed run must not fall behind ``position``.
+    """
+
+    remembered: ClassVar[tuple[str, ...]] = ("position", "events", "_missed")
 
     def __init__(
         self,
@@ -53,6 +86,7 @@ class FederationServer:
         aggregated: Callable[[int, int], None] = lambda round_number, stage: None,
         attempt_begins: Callable[[AggregationParameters], None] = lambda parameters: None,
         attempt_ended: Callable[[], object] = lambda: None,
+        keep: Callable[[], None] = lambda: None,
     ) -> None:
         self.identity = identity
         self._agreement = agreement
@@ -61,6 +95,8 @@ class FederationServer:
         self._replayed = replayed
         self._announce, self._aggregated = announce, aggregated
         self._attempt_begins, self._attempt_ended = attempt_begins, attempt_ended
+        self._keep = keep
+        self.position = Position()
         self.events = RunEvents()
         self._missed: dict[str, list[CatchUp]] = {client: [] for client in agreement.tasks}
 
@@ -81,27 +117,44 @@ class FederationServer:
         return tuple(self._agreement.vector_lengths)
 
     def run(self) -> None:
-        """Run all rounds.
+        """Run all rounds, from where ``position`` says.
 
         Raises: FederationError if an aggregation fails in every attempt.
         """
+        for number, step in enumerate(self._steps()):
+            if number < self.position.step:
+                continue
+            self._keep()
+            self._carry_out(step)
+            self.position = Position(number + 1)
+        self._keep()
+
+    def _steps(self) -> Iterator[Step]:
         federation = self._agreement.config.federation
-        everybody = list(self._agreement.tasks)
-        self._evaluate("before", 0, 0, everybody)
+        yield Step("before", 0, 0)
         for round_number in range(1, federation.rounds + 1):
-            cohort = self._cohort(round_number)
             stages = self._agreement.method.stages(round_number)
             for stage in stages:
                 last = round_number == federation.rounds and stage == stages[-1]
                 scored = last or (federation.evaluate == "every_round" and stage == stages[-1])
-                self._train(round_number, stage, cohort)
+                yield Step("train", round_number, stage)
                 if scored:
-                    self._evaluate("after_local", round_number, stage, everybody)
+                    yield Step("after_local", round_number, stage)
                 if not self._aggregates(stage):
                     continue
-                self._aggregate(round_number, stage, cohort)
+                yield Step("aggregate", round_number, stage)
                 if scored:
-                    self._evaluate("after_aggregation", round_number, stage, everybody)
+                    yield Step("after_aggregation", round_number, stage)
+
+    def _carry_out(self, step: Step) -> None:
+        match step.what:
+            case "train":
+                self._train(step.round, step.stage, self._cohort(step.round))
+            case "aggregate":
+                self._aggregate(step.round, step.stage, self._cohort(step.round))
+            case moment:
+                everybody = list(self._agreement.tasks)
+                self._evaluate(moment, step.round, step.stage, everybody)
 
     def _cohort(self, round_number: int) -> tuple[str, ...]:
         """Draw a round's share of each task's clients; the same seed draws the same clients."""
@@ -189,8 +242,8 @@ class FederationServer:
     def _aggregate_securely(self, round_number: int, stage: int, cohort: tuple[str, ...]) -> None:
         """Try until an attempt is not aborted; every attempt has fresh keys."""
         attempts = self._agreement.config.security.max_attempts
-        for attempt in range(attempts):
-            report = self._attempt(round_number, stage, attempt, cohort)
+        while self.position.failed < attempts:
+            report = self._attempt(round_number, stage, cohort)
             self.events.reports.append(report)
             if report.aborted is None:
                 means = {
@@ -207,6 +260,7 @@ class FederationServer:
                 report.results = {}  # large, and kept as the means to catch up with
                 report.__dict__.pop("means", None)
                 return
+            self.position.failed += 1
         raise FederationError(
             f"round {round_number}, stage {stage}: the aggregation was aborted in each of "
             f"{attempts} attempts, the last because of {report.aborted}{self._first_refusal()}"
@@ -222,15 +276,19 @@ class FederationServer:
         more = f" ({len(refused) - 1} more refused)" if len(refused) > 1 else ""
         return f"; {client} refused{more}: {reason.rstrip('.')}."
 
-    def _attempt(
-        self, round_number: int, stage: int, attempt: int, cohort: tuple[str, ...]
-    ) -> AggregationReport:
-        parameters = self._agreement.parameters(round_number, stage, attempt, cohort)
-        self._attempt_begins(parameters)
-        machine = AggregationServer(
-            parameters, self.identity, Entropy(), roster=self._agreement.roster
-        )
+    def _attempt(self, round_number: int, stage: int, cohort: tuple[str, ...]) -> AggregationReport:
+        """Carry out a new attempt, or the end of the one that was being opened.
+
+        Once a client may have answered an unmasking, it answers no other of the same updates: so
+        the machine is kept before it asks for one, and before it delivers.
+        """
+        position = self.position
+        machine = position.machine or self._new_machine(round_number, stage, cohort)
+        attempt = machine.report.parameters.attempt
         while not machine.done:
+            if machine.phase in OPENING:
+                position.machine = machine
+                self._keep()
             session = machine.report.session
             phase = PhaseKey(machine.phase, round_number, stage, attempt, session)
             with self._transport.timed(phase.name):
@@ -239,8 +297,21 @@ class FederationServer:
             present = self._without_refusals(phase, replies)
             with self._transport.timed(phase.name):
                 machine.receive(present)
+        position.machine = None
         self._attempt_ended()
         return machine.report
+
+    def _new_machine(
+        self, round_number: int, stage: int, cohort: tuple[str, ...]
+    ) -> AggregationServer:
+        attempt = self.position.attempt
+        self.position.attempt += 1
+        self._keep()
+        parameters = self._agreement.parameters(round_number, stage, attempt, cohort)
+        self._attempt_begins(parameters)
+        return AggregationServer(
+            parameters, self.identity, Entropy(), roster=self._agreement.roster
+        )
 
     def _without_refusals(
         self, phase: PhaseKey, replies: dict[str, bytes | None]

@@ -1,0 +1,267 @@
+"""Runs that are killed and go on: the same adapters, one transcript, nothing answered twice."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import NINE, SIX, FinishedRun, merged
+from rich.console import Console
+
+from pilot_secure.config import SimulationConfig
+from pilot_secure.errors import RunFolderError
+from pilot_secure.federation.kept_client import KeptClient
+from pilot_secure.run_folder import RunFolder
+from pilot_secure.simulate import main, simulate
+from pilot_secure.simulation import prepare
+from pilot_secure.transcript import chained, read_heads, read_transcript
+
+CLEAR = {"security": {"secure_agg": False}}
+TWO_ROUNDS = {"federation": {"rounds": 2}}
+
+
+def adapters(path: Path) -> dict[str, bytes]:
+    folder = path / "adapters"
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*.safetensors")}
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+class Killer:
+    """Kills the process at one client's phase: before it, before its reply is kept, or after."""
+
+    def __init__(self, phase: str, client: str, when: str, round_number: int = 1) -> None:
+        self._point = (phase, client, round_number)
+        self._when = when
+
+    def arm(self) -> None:
+        handle, keep = KeptClient.handle, KeptClient._keep
+        killer = self
+        due = False
+
+        def watched(client: KeptClient, phase: Any, request: bytes) -> bytes:
+            nonlocal due
+            due = (phase.name, client._client.name, phase.round) == killer._point
+            if due and killer._when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return handle(client, phase, request)
+
+        def kept(client: KeptClient, *arguments: Any) -> None:
+            if due and killer._when == "between":
+                os.kill(os.getpid(), signal.SIGKILL)
+            keep(client, *arguments)
+            if due and killer._when == "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        KeptClient.handle, KeptClient._keep = watched, kept  # type: ignore[method-assign]
+
+
+def _run_and_die(settings: dict[str, Any], path: Path, killer: Killer) -> None:
+    killer.arm()
+    config = SimulationConfig.model_validate(settings)
+    simulate(config, RunFolder.create(path, "run"), quiet(), command="a test")
+
+
+def killed(settings: dict[str, Any], path: Path, killer: Killer) -> None:
+    """Run in another process until it is killed."""
+    child = multiprocessing.get_context("fork").Process(
+        target=_run_and_die, args=(settings, path, killer)
+    )
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+
+
+def go_on(path: Path) -> FinishedRun:
+    from pilot_secure.progress import RunProgress
+    from pilot_secure.saved_run import SavedRun
+
+    saved = SavedRun.open(path)
+    assert saved.summary.status == "running"
+    progress = RunProgress(quiet())
+    simulation = prepare(saved.config, saved.folder, progress, go_on=True)
+    with saved.folder.recording(simulation.summary):
+        simulation.run()
+    simulation.forget()
+    return FinishedRun(simulation, path, {}, {})
+
+
+def settings_of(base: Path, *layers: Any) -> dict[str, Any]:
+    return merged(NINE, SIX, *layers, {"model": {"base": str(base)}})
+
+
+def check_record(path: Path) -> None:
+    """The chain holds to its signed end, and history and state hold nothing twice or too long."""
+    records = list(chained(read_transcript(path)))
+    last = list(read_heads(path))[-1]
+    assert (last.count, last.last, last.final) == (len(records), records[-1].digest(), True)
+    seen = [(r.sender, r.phase, r.session, r.sha256) for r in records if r.phase == "unmask"]
+    assert len(seen) == len(set(seen))
+    history = [
+        (r.kind, r.round, r.stage, r.client, getattr(r, "moment", None))
+        for r in RunFolder.open(path).history()
+    ]
+    assert len(history) == len(set(history))
+    assert not list((path / "state").glob("*/memory")) + list((path / "state").glob("server/*"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six clients, two rounds, in the clear, never killed."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    config = SimulationConfig.model_validate(settings_of(tiny_base, TWO_ROUNDS, CLEAR))
+    simulate(config, RunFolder.create(path, "run"), quiet(), command="a test")
+    assert not (path / "state").exists()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("phase", "client", "when", "round_number"),
+    [
+        ("evaluate", "client-02", "before", 0),
+        ("train", "client-03", "between", 1),
+        ("train", "client-06", "after", 2),
+        ("clear_update", "client-03", "after", 1),
+        ("clear_deliver", "client-02", "after", 1),
+        ("clear_deliver", "client-06", "between", 2),
+    ],
+)
+def test_a_killed_run_ends_as_one_that_was_not(
+    phase: str,
+    client: str,
+    when: str,
+    round_number: int,
+    uninterrupted: Path,
+    tiny_base: Path,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run"
+    killed(
+        settings_of(tiny_base, TWO_ROUNDS, CLEAR), path, Killer(phase, client, when, round_number)
+    )
+    run = go_on(path)
+    assert adapters(path) == adapters(uninterrupted)
+    check_record(path)
+    ours, theirs = run.summary, RunFolder.open(uninterrupted).read_summary()
+    assert ours.clients == theirs.clients
+    assert {p.phase: p.upload_bytes for p in ours.phases} == {
+        p.phase: p.upload_bytes for p in theirs.phases
+    }
+
+
+@pytest.mark.parametrize(
+    ("phase", "client", "when", "attempts"),
+    [
+        ("select", "client-02", "before", 2),
+        ("consistency", "client-04", "after", 2),
+        ("unmask", "client-01", "before", 1),
+        ("unmask", "client-03", "between", 1),
+        ("unmask", "client-06", "after", 1),
+        ("deliver", "client-02", "after", 1),
+    ],
+)
+def test_a_killed_aggregation_starts_afresh_or_is_brought_to_its_end(
+    phase: str,
+    client: str,
+    when: str,
+    attempts: int,
+    tiny_base: Path,
+    tmp_path: Path,
+    run_tiny: Callable[..., FinishedRun],
+) -> None:
+    """Before anybody is asked to open it, with new keys; after that, the same one."""
+    path = tmp_path / "run"
+    killed(settings_of(tiny_base), path, Killer(phase, client, when))
+    assert stat.S_IMODE((path / "state").stat().st_mode) == 0o700
+    secret = path / "state" / "server" / "enrolment"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    run = go_on(path)
+    check_record(path)
+    records = list(read_transcript(path))
+    sessions = {r.session for r in records if r.phase == "select"}
+    assert len(sessions) == attempts
+    (report,) = run.simulation.server.events.reports
+    assert report.parameters.attempt == attempts - 1
+    assert run.simulation.server.events.refusals == []
+    assert len(report.receipts) == 6
+    replay = {"federation": {"replay_selection": path}}
+    assert adapters(path) == adapters(run_tiny(SIX, CLEAR, replay).path)
+
+
+def test_clients_in_processes_go_on_too(
+    uninterrupted: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    """The starter is killed while its processes train; they end with it."""
+    path = tmp_path / "run"
+    engine = {"run": {"engine": "processes", "slots": 2}}
+    settings = settings_of(tiny_base, TWO_ROUNDS, CLEAR, engine)
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=_die_at_training, args=(settings, path))
+    child.start()
+    child.join(240)
+    assert child.exitcode == -signal.SIGKILL
+    go_on(path)
+    assert adapters(path) == adapters(uninterrupted)
+    check_record(path)
+
+
+def _die_at_training(settings: dict[str, Any], path: Path) -> None:
+    from pilot_secure.federation.journal import RunJournal
+
+    def die(journal: RunJournal, client: str, round_number: int, *rest: Any) -> None:
+        if round_number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    RunJournal.losses = die  # type: ignore[method-assign]
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    _run_and_die(settings, path, Killer("none", "none", "before"))
+
+
+def test_what_cannot_go_on_is_told_in_a_sentence(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sentence(*arguments: str) -> str:
+        assert main(["--resume", *arguments]) == 2
+        told = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+        (line,) = told
+        return line
+
+    assert "it is finished" in sentence(str(uninterrupted))
+    assert "expected a run folder" in sentence(str(tmp_path))
+    assert "expected no other option" in sentence(str(uninterrupted), "--rounds", "5")
+
+
+def test_a_run_that_is_still_running_is_left_alone(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pilot_secure import run_state
+
+    path = tmp_path / "run"
+    killed(settings_of(tiny_base, CLEAR), path, Killer("train", "client-02", "before"))
+    monkeypatch.setattr(run_state, "LOCK_TIMEOUT_S", 0.2)
+    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(path,))
+    holder.start()
+    while not (path / "held").exists():
+        holder.join(0.02)
+    with pytest.raises(RunFolderError, match="it is still running"):
+        run_state.RunState.take(path)
+    holder.kill()
+    holder.join()
+    run_state.RunState.take(path)
+
+
+def _hold(path: Path) -> None:
+    from pilot_secure.run_state import share_run
+
+    share_run(path)
+    (path / "held").touch()
+    signal.pause()
