@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pilot_secure.summary import ClientSummary, Summary
+from pilot_secure.summary import ClientSummary, Moment, Summary, TaskSummary, task_summaries
 
 METRIC_LABELS = {
     "vqa_accuracy": "accuracy %",
@@ -20,6 +20,7 @@ METRIC_LABELS = {
     "grounding_iou50": "IoU@0.5 %",
 }
 
+_METRICS_WITH_A_FORM = ("scienceqa_accuracy", "grounding_iou50")
 
 REPORT_WIDTH = 100
 _FAULTS = {"vanished": "before", "late": "too late for", "lost": "without an answer in"}
@@ -53,45 +54,46 @@ def print_report(console: Console, summary: Summary, folder: Path) -> None:
 
 
 def scores_table(summary: Summary) -> Table:
-    """One row a client, and the mean of each task."""
+    """One row a client, and the mean of each task.
+
+    Answers of the last model that had not the form that the metric needs are counted apart, for
+    the metrics that need one.
+    """
     table = Table(title=_title(summary), box=box.SIMPLE_HEAD, title_justify="left")
     for name in ("client", "task", "metric"):
         table.add_column(name, no_wrap=True)
-    for name in ("samples", "before", "after\nlocal", "after\naggr."):
+    for name in ("samples", "before", "after\nlocal", "after\naggr.", "un-\nparsed"):
         table.add_column(name, justify="right", no_wrap=True)
-    tasks = dict.fromkeys(client.task for client in summary.clients)
-    for task in tasks:
-        clients = [client for client in summary.clients if client.task == task]
-        for client in clients:
-            scores = (client.before, client.after_local, client.after_aggregation)
-            table.add_row(
-                client.client,
-                task,
-                METRIC_LABELS.get(client.metric, client.metric),
-                str(client.samples),
-                *map(_score, scores),
-            )
-        table.add_row("mean", task, "", "", *_means(clients), style="bold")
+    for task in task_summaries(summary.clients):
+        for client in summary.clients:
+            if client.task == task.task:
+                label = METRIC_LABELS.get(client.metric, client.metric)
+                cells = [client.client, task.task, label, str(client.samples)]
+                table.add_row(*cells, *_scores(client), _unparsed(client, client.test_samples))
+        asked = sum(c.test_samples for c in summary.clients if c.task == task.task)
+        cells = ["mean", task.task, "", "", *_scores(task)]
+        table.add_row(*cells, _unparsed(task, asked), style="bold")
         table.add_section()
     return table
+
+
+def _scores(scored: ClientSummary | TaskSummary) -> list[str]:
+    scores = (scored.before, scored.after_local, scored.after_aggregation)
+    return ["–" if score is None else f"{score:.1f}" for score in scores]
+
+
+def _unparsed(scored: ClientSummary | TaskSummary, asked: int) -> str:
+    """How many of the last answers, or an empty cell for a metric that takes any text."""
+    last: tuple[Moment, ...] = ("after_aggregation", "after_local", "before")
+    if scored.metric not in _METRICS_WITH_A_FORM:
+        return ""
+    counts = [scored.unparsed[moment] for moment in last if moment in scored.unparsed]
+    return f"{counts[0]}/{asked}" if counts else "–"
 
 
 def _title(summary: Summary) -> str:
     mode = "secure aggregation" if summary.secure_agg else "in the clear"
     return f"{summary.method} on {summary.scenario}, seed {summary.seed}, {mode}"
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
-
-
-def _means(clients: list[ClientSummary]) -> list[str]:
-    columns = zip(*((c.before, c.after_local, c.after_aggregation) for c in clients), strict=True)
-    means = []
-    for column in columns:
-        known = [value for value in column if value is not None]
-        means.append(_score(sum(known) / len(known) if len(known) == len(column) else None))
-    return means
 
 
 def phases_table(summary: Summary) -> Table:

@@ -41,6 +41,7 @@ from pilot_secure.summary import (
     Summary,
     installed_versions,
     peak_memory_bytes,
+    task_summaries,
 )
 from pilot_secure.transcript import TranscriptWriter
 from protocols import AggregationReport
@@ -95,6 +96,7 @@ class Simulation:
     def summary(self) -> Summary:
         """Return what is known so far."""
         config = self.config
+        clients = [self._client_summary(client) for client in self.data]
         return Summary(
             status="running",
             name=config.run_name,
@@ -107,7 +109,8 @@ class Simulation:
             started_utc=self.started.utc.isoformat(timespec="seconds"),
             wall_seconds=self.started.seconds_since(),
             peak_memory_bytes=peak_memory_bytes() + self.hosts_memory_bytes,
-            clients=tuple(self._client_summary(client) for client in self.data),
+            clients=tuple(clients),
+            tasks=task_summaries(clients),
             phases=tuple(
                 PhaseSummary(
                     phase=name,
@@ -137,7 +140,10 @@ class Simulation:
 
     def _client_summary(self, client: ClientData) -> ClientSummary:
         scores = self.journal.scores.get(client.name, {})
+        unparsed = dict(self.journal.unparsed.get(client.name, {}))
         after_local = scores.get("after_local")
+        if not self.server.ends_with_aggregation and "after_local" in unparsed:
+            unparsed["after_aggregation"] = unparsed["after_local"]
         return ClientSummary(
             client=client.name,
             task=client.task,
@@ -149,6 +155,7 @@ class Simulation:
             after_aggregation=scores.get("after_aggregation")
             if self.server.ends_with_aggregation
             else after_local,
+            unparsed=unparsed,
         )
 
     def _leakage(self) -> dict[str, Any]:

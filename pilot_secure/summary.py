@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -42,6 +42,7 @@ class ClientSummary(_Record):
 
     `before` is the bare base model, `after_local` the client's model after its last local
     training, `after_aggregation` after the last aggregation (equal for methods without one).
+    `unparsed` answers, misses among the `test_samples`, had not the form that the metric needs.
     """
 
     client: str
@@ -52,6 +53,19 @@ class ClientSummary(_Record):
     before: float | None = None
     after_local: float | None = None
     after_aggregation: float | None = None
+    unparsed: dict[Moment, Count] = Field(default_factory=dict)
+
+
+class TaskSummary(_Record):
+    """The means over a task's clients; null where one is null, or where their metrics differ."""
+
+    task: str
+    metric: str | None
+    clients: Count
+    before: float | None = None
+    after_local: float | None = None
+    after_aggregation: float | None = None
+    unparsed: dict[Moment, Count] = Field(default_factory=dict)
 
 
 class PhaseSummary(_Record):
@@ -118,6 +132,7 @@ class Summary(_Record):
     wall_seconds: Seconds = 0.0
     peak_memory_bytes: Count = 0
     clients: tuple[ClientSummary, ...] = ()
+    tasks: tuple[TaskSummary, ...] = ()
     phases: tuple[PhaseSummary, ...] = ()
     drop_outs: tuple[DropOut, ...] = ()
     leakage: Leakage = Leakage()
@@ -127,6 +142,37 @@ class Summary(_Record):
     def to_json(self) -> bytes:
         """UTF-8 JSON, indented, ending in a line break."""
         return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+def task_summaries(clients: Sequence[ClientSummary]) -> tuple[TaskSummary, ...]:
+    """One summary for each task, in the order of the clients."""
+    tasks: dict[str, list[ClientSummary]] = {}
+    for client in clients:
+        tasks.setdefault(client.task, []).append(client)
+    return tuple(_task_summary(task, group) for task, group in tasks.items())
+
+
+def _task_summary(task: str, clients: list[ClientSummary]) -> TaskSummary:
+    metric = clients[0].metric if len({client.metric for client in clients}) == 1 else None
+    unparsed: dict[Moment, int] = {}
+    for moment in set.intersection(*(set(client.unparsed) for client in clients)):
+        unparsed[moment] = sum(client.unparsed[moment] for client in clients)
+    return TaskSummary(
+        task=task,
+        metric=metric,
+        clients=len(clients),
+        before=_mean(metric, [client.before for client in clients]),
+        after_local=_mean(metric, [client.after_local for client in clients]),
+        after_aggregation=_mean(metric, [client.after_aggregation for client in clients]),
+        unparsed=unparsed,
+    )
+
+
+def _mean(metric: str | None, scores: list[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    if metric is None or len(known) < len(scores):
+        return None
+    return sum(known) / len(known)
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ def test_all_five_formats_run(
         "covers": "ocrvqa_accuracy",
     }
     assert len(summary.clients) == 15
+    assert [task.clients for task in summary.tasks] == [3] * 5
     assert all(client.after_aggregation is not None for client in summary.clients)
     assert {c.test_samples for c in summary.clients if c.task == "covers"} == {5}
     pairs = {(o.train_task, o.test_task) for o in summary.image_overlaps}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from conftest import FinishedRun
 from rich.console import Console
 
-from pilot_secure.reporting import effective_privacy_table, leakage_lines
-from pilot_secure.summary import Leakage, Summary
+from pilot_secure.reporting import effective_privacy_table, leakage_lines, scores_table
+from pilot_secure.summary import ClientSummary, Leakage, Summary, task_summaries
 
 
 def printed(summary: Summary) -> str:
@@ -34,3 +34,53 @@ def test_in_the_clear_the_server_sees_everything(clear_run: FinishedRun) -> None
 def test_a_run_without_an_exchange_has_no_views(clear_run: FinishedRun) -> None:
     summary = clear_run.summary
     assert effective_privacy_table(summary.model_copy(update={"leakage": Leakage()})) is None
+
+
+def client(name: str, task: str, metric: str, score: float | None, unparsed: int) -> ClientSummary:
+    return ClientSummary(
+        client=name,
+        task=task,
+        samples=8,
+        test_samples=20,
+        metric=metric,
+        before=10.0,
+        after_local=20.0,
+        after_aggregation=score,
+        unparsed={"before": 9, "after_aggregation": unparsed},
+    )
+
+
+def test_scores_and_unparsed_answers_are_told_for_clients_and_tasks(
+    secure_run: FinishedRun,
+) -> None:
+    clients = (
+        client("a", "boxes", "grounding_iou50", 30.0, 2),
+        client("b", "boxes", "grounding_iou50", 45.0, 3),
+        client("c", "captions", "cider", 60.0, 0),
+        client("d", "captions", "cider", None, 0),
+        client("e", "mixed", "cider", 1.0, 0),
+        client("f", "mixed", "vqa_accuracy", 2.0, 0),
+    )
+    boxes, captions, mixed = task_summaries(clients)
+    assert (boxes.metric, boxes.clients, boxes.after_aggregation) == ("grounding_iou50", 2, 37.5)
+    assert boxes.unparsed == {"before": 18, "after_aggregation": 5}
+    assert (captions.after_local, captions.after_aggregation) == (20.0, None)
+    assert (mixed.metric, mixed.after_local, mixed.after_aggregation) == (None, None, None)
+    console = Console(width=100, record=True)
+    console.print(scores_table(secure_run.summary.model_copy(update={"clients": clients})))
+    rows = [line.split() for line in console.export_text().splitlines() if line.strip()]
+    assert ["a", "boxes", "IoU@0.5", "%", "8", "10.0", "20.0", "30.0", "2/20"] in rows
+    assert ["mean", "boxes", "10.0", "20.0", "37.5", "5/40"] in rows
+    assert ["d", "captions", "CIDEr", "8", "10.0", "20.0", "–"] in rows
+
+
+def test_a_runs_summary_has_its_tasks(secure_run: FinishedRun) -> None:
+    summary = secure_run.summary
+    assert [task.clients for task in summary.tasks] == [3, 3, 3]
+    assert summary.tasks == task_summaries(summary.clients)
+    boxes = next(task for task in summary.tasks if task.metric == "grounding_iou50")
+    of_boxes = [client for client in summary.clients if client.task == boxes.task]
+    assert boxes.unparsed["after_aggregation"] == sum(
+        client.unparsed["after_aggregation"] for client in of_boxes
+    )
+    assert boxes.unparsed["before"] > 0  # an untrained model of one token an answer

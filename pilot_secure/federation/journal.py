@@ -110,17 +110,19 @@ def without_vectors(result: AggregationResult) -> AggregationResult:
 class RunJournal:
     """All clients' journals of a simulation, in one run folder.
 
-    ``scores`` holds the last score of each client and moment, ``results`` each client's result by
-    (round, stage), without its vectors. In the folder of a run that was killed, what its history
-    holds already is not entered twice.
+    ``scores`` holds the last score of each client and moment, ``unparsed`` how many of its answers
+    had not the form that the metric needs, ``results`` each client's result by (round, stage),
+    without its vectors. In the folder of a run that was killed, what its history holds already is
+    not entered twice.
     """
 
-    remembered: ClassVar[tuple[str, ...]] = ("scores", "results")
+    remembered: ClassVar[tuple[str, ...]] = ("scores", "unparsed", "results")
 
     def __init__(self, folder: RunFolder, progress: RunProgress) -> None:
         self._folder, self._progress = folder, progress
         self._entered = {_place_of(record) for record in folder.history_so_far()}
         self.scores: dict[str, dict[Moment, float]] = {}
+        self.unparsed: dict[str, dict[Moment, int]] = {}
         self.results: dict[tuple[int, int], dict[str, AggregationResult]] = {}
 
     def losses(
@@ -150,6 +152,7 @@ class RunJournal:
     ) -> None:
         """Write a score record."""
         self.scores.setdefault(client, {})[moment] = score.value
+        self.unparsed.setdefault(client, {})[moment] = score.unparsed
         self._enter(
             ScoreRecord(
                 round=round_number,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-_STATED_LETTER = re.compile(r"The answer is ([A-Z])\.")
+_STATED_LETTER = re.compile(r"The answer is ([A-Z]).")
+"""LLaVA's evaluation leaves the full stop unescaped: any character may follow the letter."""
 _LEADING_LETTER = re.compile(r"([A-Z])\. ")
 
 
@@ -26,7 +27,7 @@ def option_letter(answer: str) -> str | None:
     """The option that a multiple-choice answer names, or None where it names none.
 
     Accepted, in this order: a bare capital letter ("B"); a letter, a full stop and a text
-    ("B. the red one"); exactly one occurrence of "The answer is B.".
+    ("B. the red one"); exactly one occurrence of "The answer is B" and one more character.
     """
     text = answer.strip()
     if len(text) == 1 and "A" <= text <= "Z":

@@ -64,12 +64,12 @@ def score(
 
 
 def can_score(metric: str, answer: str, box_order: str = "xyxy") -> bool:
-    """Whether a record with this right answer can be scored: an option letter, a box, any text."""
+    """Whether a record with this right answer can be scored: an option letter, a box, a text."""
     if metric == "scienceqa_accuracy":
         return option_letter(answer) is not None
     if metric == "grounding_iou50":
         return parse_box(answer, box_order) is not None
-    return metric in _METRICS
+    return metric in _METRICS and bool(answer.strip())
 
 
 def _rows(records: Any) -> list[Record]:

@@ -34,6 +34,7 @@ def test_ocrvqa_keeps_the_full_stop() -> None:
         ("So. The answer is C.", "C"),
         ("The answer is C. No: The answer is D.", None),
         ("The answer is C", None),
+        ("The answer is C, as it is red.", "C"),
         ("", None),
     ],
 )

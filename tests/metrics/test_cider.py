@@ -56,8 +56,31 @@ def test_equals_the_coco_code() -> None:
     assert 50 < percent < 500  # the drawn captions are neither all wrong nor all right
 
 
-def test_tokenizer() -> None:
-    assert tokenize("A red, T-shirt -- the man's.") == ("a", "red", "t-shirt", "the", "man's")
+UNLIKE_PTB = (
+    "email me at a@b.com or www.example.org",
+    "y'all ain't seen it",
+    'A hot-dog stand\'s sign: "50¢".',
+)
+
+
+def test_words_are_those_of_the_coco_code() -> None:
+    """All but three captions: addresses, "y'all", and a cent sign that it spells out."""
+    rows = json.loads((VECTORS.parent / "ptb_words.json").read_text())["captions"]
+    differ = [row["caption"] for row in rows if list(tokenize(row["caption"])) != row["words"]]
+    assert len(rows) == 130
+    assert differ == list(UNLIKE_PTB)
+
+
+def test_a_clients_score_is_over_its_own_references() -> None:
+    """Document frequencies, and so scores, are those of the client's own test images."""
+    captions = ["a red box", "a blue box", "a cat", "two cats"]
+    answers = ["a red box", "a box", "a cat", "a cat"]
+    records = [{"references": [caption]} for caption in captions]
+    mine = score("cider", answers[:2], records[:2]).value
+    alone = cider_per_image(answers[:2], [r["references"] for r in records[:2]])
+    assert mine == pytest.approx(100 * sum(alone) / 2)
+    among_all = cider_per_image(answers, [r["references"] for r in records])
+    assert mine != pytest.approx(100 * sum(among_all[:2]) / 2, rel=0.05)
 
 
 def test_without_references_the_answer_is_the_reference() -> None:

@@ -3,6 +3,7 @@
 import pytest
 from datasets import Dataset
 
+from pilot_secure.data.images import to_pixel_box, to_relative_box
 from pilot_secure.errors import MetricError
 from pilot_secure.metrics import score
 from pilot_secure.metrics.grounding import iou, is_hit, parse_box
@@ -37,6 +38,35 @@ def test_boundary_counts_as_a_hit() -> None:
     truth = (0.1, 0.1, 0.3, 0.7)
     assert is_hit((0.1, 0.1, 0.3, 0.4), truth)
     assert not is_hit((0.1, 0.1, 0.3, 0.39), truth)
+
+
+@pytest.mark.parametrize(
+    ("size", "truth", "answer", "pixels", "expected"),
+    [
+        # Wide, 200 x 100: 50 rows above. 100 x 40 or 100 x 50 of 100 x 90 pixels.
+        ((200, 100), (20, 10, 120, 100), "[0.10, 0.30, 0.60, 0.50]", (20, 10, 120, 50), 4 / 9),
+        ((200, 100), (20, 10, 120, 100), "[0.10, 0.30, 0.60, 0.55]", (20, 10, 120, 60), 5 / 9),
+        # Tall, 100 x 200: 50 columns to the left. 100 x 80 or 100 x 100 of 100 x 180 pixels.
+        ((100, 200), (0, 20, 100, 200), "[0.25, 0.10, 0.75, 0.50]", (0, 20, 100, 100), 4 / 9),
+        ((100, 200), (0, 20, 100, 200), "[0.25, 0.10, 0.75, 0.60]", (0, 20, 100, 120), 5 / 9),
+    ],
+)
+def test_iou_in_the_padded_square_is_that_in_the_images_own_pixels(
+    size: tuple[int, int],
+    truth: tuple[float, ...],
+    answer: str,
+    pixels: tuple[float, ...],
+    expected: float,
+) -> None:
+    """Padding undone by hand: x * side - left, y * side - top."""
+    box = parse_box(answer)
+    assert box is not None
+    assert to_pixel_box(box, *size) == pytest.approx(pixels)
+    assert iou(pixels, truth) == pytest.approx(expected)
+    relative = to_relative_box(truth, *size)
+    assert iou(box, relative) == pytest.approx(expected)
+    result = score("grounding_iou50", [answer], [{"answer": "", "box": relative}])
+    assert result.value == (100.0 if expected > 0.5 else 0.0)
 
 
 def test_unparsed_answers_are_misses_and_counted_apart() -> None:
