@@ -20,6 +20,7 @@ from pilot_secure.federation.client import FederationClient
 from pilot_secure.federation.connector_kinds import describe_connector
 from pilot_secure.federation.journal import Journal, RelayedJournal
 from pilot_secure.federation.kept_client import KeptClient, NotedJournal
+from pilot_secure.federation.key_holder import FederationKeyHolder
 from pilot_secure.federation.methods import METHODS, Method
 from pilot_secure.federation.worker import Worker
 from pilot_secure.libraries import quieten_libraries
@@ -27,7 +28,7 @@ from pilot_secure.run_data import load_data
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.run_state import share_run
 from protocols import Entropy, Identity, MemoryGuard, Roster
-from protocols.identity import SERVER
+from protocols.identity import KEY_HOLDER, SERVER
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Enrolment:
     """What a process needs to be some of a run's clients; it can be sent to another process.
 
     ``tasks`` holds every client of the run in the roster's order, ``secrets`` the identity keys of
-    those that live in the process. A client goes on from what the folder's ``state/`` remembers
-    of it.
-    Secrecy: those clients'.
+    those that live in the process, and of the key holder if it does. A client goes on from what the
+    folder's ``state/`` remembers of it.
+    Secrecy: those parties'.
     """
 
     config: SimulationConfig
@@ -52,18 +53,20 @@ class Enrolment:
     def open(
         cls, config: SimulationConfig, folder: Path, data: Iterable[ClientData], max_samples: int
     ) -> tuple[Identity, Enrolment]:
-        """Draw fresh identities; return the server's, and the enrolment of all clients."""
+        """Draw fresh identities; return the server's, and the enrolment of all others."""
         entropy, tasks = Entropy(), {client.name: client.task for client in data}
         clients = [Identity.generate(name, entropy) for name in tasks]
         server = Identity.generate(SERVER, entropy)
+        holder = Identity.generate(KEY_HOLDER, entropy) if config.has_key_holder else None
+        others = [*clients, *([] if holder is None else [holder])]
         return server, cls(
             config=config,
             run_id=f"run-{secrets.token_hex(8)}",
             folder=folder,
-            roster=Roster.of(server, clients),
+            roster=Roster.of(server, clients, holder),
             tasks=tasks,
             max_samples=max_samples,
-            secrets={identity.name: identity.secret() for identity in clients},
+            secrets={identity.name: identity.secret() for identity in others},
         )
 
     def to_keep(self, server: Identity) -> dict[str, Any]:
@@ -105,7 +108,7 @@ class Enrolment:
         )
 
     def split(self, processes: int) -> list[Enrolment]:
-        """Divide the clients among processes, in turn."""
+        """Divide the clients, and the key holder after them, among processes, in turn."""
         names = list(self.secrets)
         return [
             replace(self, secrets={name: self.secrets[name] for name in names[start::processes]})
@@ -162,6 +165,10 @@ class ClientHost:
         for own in data:
             if own.name in enrolment.secrets:
                 self._admit(own, enrolment, agreement, journal)
+        self._parties: dict[str, KeptClient | FederationKeyHolder] = {**self._kept}
+        if KEY_HOLDER in enrolment.secrets:
+            identity = Identity.from_secret(KEY_HOLDER, enrolment.secrets[KEY_HOLDER])
+            self._parties[KEY_HOLDER] = FederationKeyHolder(identity, agreement)
         if agreement.method.name == "centralized":
             put_in_one_place(list(self.clients.values()))
 
@@ -181,12 +188,12 @@ class ClientHost:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The clients that live here."""
-        return tuple(self.clients)
+        """The parties that live here."""
+        return tuple(self._parties)
 
     def handle(self, client: str, phase: PhaseKey, request: bytes) -> bytes:
-        """Answer one request to one client."""
-        return self._kept[client].handle(phase, request)
+        """Answer one request to one party."""
+        return self._parties[client].handle(phase, request)
 
     def finish(self) -> None:
         """Write every client's adapters: LoRA for plain PEFT, the connector as safetensors."""

@@ -22,10 +22,12 @@ from pilot_secure.config_section import PositiveInt, Section, Share
 
 Phase = Literal[
     "train",
+    "convene",
     "advertise",
     "share",
     "distance_upload",
     "distance_reply",
+    "distance_release",
     "select",
     "masked_input",
     "consistency",
@@ -196,7 +198,10 @@ class MethodsConfig(Section):
 
 
 class DropoutConfig(Section):
-    """One client vanishing before one phase, or answering it too late (YAML only)."""
+    """One client vanishing before one phase, or answering it too late (YAML only).
+
+    ``client`` may be the key holder, too: then the attempt is aborted.
+    """
 
     client: str
     round: PositiveInt
@@ -217,16 +222,19 @@ class SecurityConfig(Section):
         "to 16 clients a round, above which it must be stated (hidden costs every client a term "
         "in every sum)",
     )
-    distance_trust: Literal["peer"] = Field(
-        "peer", description="who can open distances: each client its own row"
+    distance_trust: Literal["peer", "key_holder"] = Field(
+        "peer",
+        description="who can open distances: each client its own row, or a party of its own that "
+        "colludes neither with the server nor with a client, and learns all of them",
     )
     sketch_size: Annotated[int, Field(ge=64, multiple_of=8)] | None = Field(
         16384,
         description="coordinates of the sketch that distances are computed on; null is exact "
         "(65536 for a LoRA of 10^8 parameters)",
     )
-    ckks_parameters: Literal["peer-4096", "peer-8192"] = Field(
-        "peer-4096", description="named CKKS parameter set"
+    ckks_parameters: Literal["auto", "peer-4096", "peer-8192", "holder-8192"] = Field(
+        "auto",
+        description="named CKKS parameter set; auto is peer-4096, or holder-8192 with a key holder",
     )
     distance_norm_bound: Annotated[float, Field(gt=0)] = Field(
         16.0,
@@ -262,6 +270,13 @@ class SecurityConfig(Section):
     keep_payloads: bool = Field(
         True, description="keep every message's bytes beside the transcript, not only its hash"
     )
+
+    @property
+    def ckks_set(self) -> str:
+        """The name of the CKKS parameter set in use."""
+        if self.ckks_parameters != "auto":
+            return self.ckks_parameters
+        return "peer-4096" if self.distance_trust == "peer" else "holder-8192"
 
 
 class RunConfig(Section):
@@ -350,6 +365,13 @@ class SimulationConfig(Section):
             return 1
         cores = os.cpu_count() or 1
         return min(self.num_clients, cores if self.run.slots == "auto" else self.run.slots)
+
+    @property
+    def has_key_holder(self) -> bool:
+        """Whether a key holder takes part: distances are encrypted, and trusted to one."""
+        security = self.security
+        trusted = security.secure_agg and security.distance_trust == "key_holder"
+        return trusted and self.selects_neighbours
 
     @property
     def run_name(self) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pilot_secure.config_data import entry_problems
+from protocols.errors import ParameterError
+from protocols.parameter_sets import parameter_set
 from protocols.parameters import smallest_threshold
 
 if TYPE_CHECKING:
@@ -142,6 +144,13 @@ def _threshold_problems(config: SimulationConfig) -> list[str]:
 
 def _neighbour_problems(config: SimulationConfig) -> list[str]:
     security, neighbours, problems = config.security, config.federation.num_neighbours, []
+    try:
+        parameter_set(security.ckks_set, security.distance_trust)
+    except ParameterError as error:
+        problems.append(
+            f"security.ckks_parameters is {security.ckks_parameters}: expected auto, or a set for "
+            f"distance_trust {security.distance_trust} ({error})"
+        )
     if security.neighbour_visibility == "auto" and config.cohort_size > HIDDEN_UP_TO:
         problems.append(
             f"security.neighbour_visibility is auto: expected hidden or visible, stated, for "

@@ -8,21 +8,22 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pilot_secure.metrics import METRICS
-from protocols.identity import NAME_PATTERN, SERVER
+from protocols.identity import KEY_HOLDER, NAME_PATTERN, SERVER
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
+RESERVED = (SERVER, KEY_HOLDER)
 LONGEST_NAME = 56
 """Of a client or task: `text.<client>-<number>` is a name of the protocol, at most 64 long."""
 
 
 def _party_name(name: str) -> str:
     """Names go into messages and file names. Raises: ValueError, saying what was expected."""
-    if not re.fullmatch(NAME_PATTERN, name) or len(name) > LONGEST_NAME or name == SERVER:
+    if not re.fullmatch(NAME_PATTERN, name) or len(name) > LONGEST_NAME or name in RESERVED:
         raise ValueError(
             "lower-case letters, digits, `.`, `_` or `-`, beginning with a letter or a digit, "
-            f"at most {LONGEST_NAME} characters, other than `{SERVER}`"
+            f"at most {LONGEST_NAME} characters, other than `{SERVER}` and `{KEY_HOLDER}`"
         )
     return name
 

@@ -43,6 +43,8 @@ def print_report(console: Console, summary: Summary, folder: Path) -> None:
         console.print(exposure)
     for line in leakage_lines(summary):
         console.print(line, highlight=False)
+    for line in selection_lines(summary):
+        console.print(line, highlight=False)
     for note in summary.notes:
         console.print(f"note: {note}", highlight=False)
     memory = summary.peak_memory_bytes / 2**20
@@ -195,6 +197,29 @@ def _exposure(entry: dict[str, Any], noised: bool) -> str:
     return ", ".join(words)
 
 
+SHOWN_CHANGES = 10
+
+
+def selection_lines(summary: Summary) -> list[str]:
+    """Which neighbours exact distances would have chosen otherwise, and how near the ties were."""
+    check = summary.selection_check
+    if check is None:
+        return []
+    lines = [
+        f"neighbours: {check.unchanged} of {check.selections} selections are those of exact "
+        "distances (a check that only a simulation can make)"
+    ]
+    for entry in check.changed[:SHOWN_CHANGES]:
+        gap = 100 * (entry.chosen_distance / entry.passed_over_distance - 1)
+        lines.append(
+            f"near-tie: round {entry.round}, stage {entry.stage}: {entry.client} chose "
+            f"{entry.chosen} at {entry.chosen_distance:.4g} over {entry.passed_over} at "
+            f"{entry.passed_over_distance:.4g} ({gap:+.2f} %)"
+        )
+    more = len(check.changed) - SHOWN_CHANGES
+    return [*lines, f"near-tie: {more} more in summary.json"] if more > 0 else lines
+
+
 def leakage_lines(summary: Summary) -> list[str]:
     """What is leaked beside the views of the table: cheaters' bits, sums one client apart."""
     extra, lines = summary.leakage.model_extra or {}, []
@@ -204,6 +229,13 @@ def leakage_lines(summary: Summary) -> list[str]:
             f"leakage: colluding clients that cheat learn at most {bits:.0f} bits of a victim's "
             "text adapter from distances in an aggregation"
         )
+        holder = extra["distances"].get("key_holder")
+        if holder:
+            lines.append(
+                f"leakage: the key holder learned {holder['distances']} distances and "
+                f"{holder['norms']} norms of text adapters in the run, and no coordinate; together "
+                "with any one client it reads every sketch"
+            )
     for entry in extra.get("close_survivors", []):
         lines.append(
             f"leakage: {entry['sum']} of {entry['earlier']} and {entry['later']} differ by "

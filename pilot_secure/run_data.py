@@ -15,6 +15,7 @@ from pilot_secure.data.samples import FileReport
 from pilot_secure.errors import ConfigError
 from pilot_secure.federation.methods import Method
 from pilot_secure.federation.worker import ANSWER_SECONDS, STEP_SECONDS
+from protocols.identity import KEY_HOLDER
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def load_data(
 def check_drop_outs(config: SimulationConfig, data: list[ClientData]) -> None:
     """Raise ConfigError for a scheduled drop-out of a client that does not exist."""
     names = [client.name for client in data]
+    names += [KEY_HOLDER] if config.has_key_holder else []
     problems = [
         f"security.dropouts names client {dropout.client}: expected one of {', '.join(names)}."
         for dropout in config.security.dropouts

@@ -107,7 +107,8 @@ def _mode(config: SimulationConfig) -> str:
         return mode
     sketch = "exact" if security.sketch_size is None else f"sketch of {security.sketch_size}"
     visible = "visible" if security.neighbour_visibility == "visible" else "hidden"
-    return f"{mode}, neighbours {visible}, encrypted distances ({sketch})"
+    opened = "each client" if security.distance_trust == "peer" else "a key holder"
+    return f"{mode}, neighbours {visible}, encrypted distances ({sketch}) opened by {opened}"
 
 
 def simulate(

@@ -37,6 +37,7 @@ from pilot_secure.summary import (
     ImageOverlapSummary,
     Leakage,
     PhaseSummary,
+    SelectionCheck,
     StartOfRun,
     Summary,
     installed_versions,
@@ -132,6 +133,7 @@ class Simulation:
                 for event in self.faults.events
             ),
             leakage=Leakage(**self._leakage()),
+            selection_check=self._selection_check(),
             image_overlaps=tuple(
                 ImageOverlapSummary(**asdict(overlap)) for overlap in self.reports.overlaps
             ),
@@ -165,6 +167,19 @@ class Simulation:
             self.journal.results,
             samples,
             in_clear=() if self.config.security.secure_agg else self.server.vectors,
+        )
+
+    def _selection_check(self) -> SelectionCheck | None:
+        """Compare the neighbours that were chosen with those of exact distances."""
+        by_client = [
+            changed for checked in self.journal.changed.values() for changed in checked.values()
+        ]
+        if not by_client:
+            return None
+        return SelectionCheck(
+            selections=len(by_client),
+            unchanged=sum(not changed for changed in by_client),
+            changed=tuple(entry for changed in by_client for entry in changed),
         )
 
     def _notes(self) -> list[str]:

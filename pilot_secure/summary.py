@@ -106,6 +106,29 @@ class ImageOverlapSummary(_Record):
     samples: Count
 
 
+class ChangedNeighbour(_Record):
+    """A neighbour that encrypted distances chose and exact ones would not have, and the other.
+
+    Both distances are exact, between the vectors that were uploaded.
+    """
+
+    round: Count
+    stage: Literal[1, 2]
+    client: str
+    chosen: str
+    chosen_distance: float
+    passed_over: str
+    passed_over_distance: float
+
+
+class SelectionCheck(_Record):
+    """How many selections of a simulation exact distances would have made too, and the others."""
+
+    selections: Count
+    unchanged: Count
+    changed: tuple[ChangedNeighbour, ...] = ()
+
+
 class Leakage(BaseModel):
     """What parties could learn beyond their own data; sections are added by those who measure."""
 
@@ -136,6 +159,7 @@ class Summary(_Record):
     phases: tuple[PhaseSummary, ...] = ()
     drop_outs: tuple[DropOut, ...] = ()
     leakage: Leakage = Leakage()
+    selection_check: SelectionCheck | None = None
     image_overlaps: tuple[ImageOverlapSummary, ...] = ()
     notes: tuple[str, ...] = ()
 

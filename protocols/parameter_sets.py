@@ -222,7 +222,9 @@ class DistanceLeakage:
     ``functionals_per_victim`` linear functionals of one client's sketch, each to
     ``malicious_bits_each`` bits, if every colluder chooses its upload freely; if colluders follow
     the protocol, as many squared distances, each to ``honest_bits_each`` bits.
-    ``malicious_bits_per_victim`` and ``malicious_bits_in_all`` add these up.
+    ``malicious_bits_per_victim`` and ``malicious_bits_in_all`` add these up;
+    ``malicious_bits_with_server`` is the first of them if the server helps: under key-holder trust
+    it can hand a colluder the victim's upload, to which ciphertexts of its own can be added.
     """
 
     functionals_per_victim: int
@@ -230,14 +232,16 @@ class DistanceLeakage:
     honest_bits_each: float
     malicious_bits_per_victim: float
     malicious_bits_in_all: float
+    malicious_bits_with_server: float
 
 
 def distance_leakage(name: str, num_clients: int, num_colluders: int) -> DistanceLeakage:
     """The most that ``num_colluders`` of ``num_clients`` clients learn in one aggregation.
 
-    Peer trust: each ordered pair is answered once, so a victim answers each colluder once. Key
-    holder: a colluder learns its row of distances and a malicious one what its own public-key
-    upload makes of them, under the same flooding. Nothing adds up beyond this, because keys,
+    Peer trust: each ordered pair is answered once, so a victim answers each colluder once, and
+    only the colluder's own key opens the answer. Key holder: a colluder learns its row of
+    distances, one of which is the victim's; if its upload is made of the victim's, all of them
+    depend on it. Nothing adds up beyond this, because keys,
     sketch and flooding are fresh in every aggregation; repeated aggregations of equal vectors do
     add up.
 
@@ -248,10 +252,12 @@ def distance_leakage(name: str, num_clients: int, num_colluders: int) -> Distanc
     if parameters is None or not 0 <= num_colluders < num_clients:
         raise ParameterError(f"leakage of {num_colluders} among {num_clients} under {name!r}")
     per_victim = num_colluders * parameters.leakage_bits
+    depending = num_clients - 1 if parameters.trust == "key_holder" else 1
     return DistanceLeakage(
         functionals_per_victim=num_colluders,
         malicious_bits_each=parameters.leakage_bits,
         honest_bits_each=math.log2(4 / parameters.resolution),
         malicious_bits_per_victim=per_victim,
         malicious_bits_in_all=per_victim * (num_clients - num_colluders),
+        malicious_bits_with_server=per_victim * depending,
     )

@@ -74,7 +74,7 @@ class Agreement:
             else "hidden",
             distance_trust=security.distance_trust,
             sketch_size=security.sketch_size,
-            distance_parameter_set=security.ckks_parameters,
+            distance_parameter_set=security.ckks_set,
             distance_norm_bound=security.distance_norm_bound,
             eq12=federation.eq12,
         )

@@ -10,6 +10,7 @@ import numpy as np
 from pilot_secure.data import ClientData
 from pilot_secure.engines import PhaseKey
 from pilot_secure.federation.agreement import Agreement
+from pilot_secure.federation.exact_selection import CHECKED_UP_TO
 from pilot_secure.federation.journal import Journal
 from pilot_secure.federation.messages import (
     AnyFederationMessage,
@@ -209,8 +210,16 @@ class FederationClient:
         parameters = self._agreement.parameters(
             self._place.round, self._place.stage, attempt, self._place.cohort
         )
+        vectors = self._upload()
+        measured = vectors.get(parameters.distance_vector or "")
+        if (
+            measured
+            and parameters.vector_lengths[parameters.distance_vector or ""] <= CHECKED_UP_TO
+        ):
+            place = self._place
+            self._journal.uploads(self.name, place.round, place.stage, flatten(measured))
         inputs = ClientInputs(
-            vectors=self._upload(),
+            vectors=vectors,
             num_samples=self.num_samples,
             previous_results=self._previous_results,
         )

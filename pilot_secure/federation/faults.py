@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from pilot_secure.config import DropoutConfig
 from pilot_secure.engines import PhaseKey, Transport
+from protocols import KEY_HOLDER
 
 EVALUATE = "evaluate"
 
@@ -32,8 +33,8 @@ class FaultyTransport:
     lost. Both, and a client of which the transport inside brings nothing, stay away for the rest
     of the attempt, and are asked again in the next training phase, as a device that lost its
     connection would be. Scoring measures the run and is no part of the federation, so nothing
-    happens there. Who is hit is drawn from ``seed``, so that a run can be repeated; no secret is
-    derived from it.
+    happens there. Chance hits clients only, the schedule a key holder too. Who is hit is drawn
+    from ``seed``, so that a run can be repeated; no secret is derived from it.
     """
 
     remembered: ClassVar[tuple[str, ...]] = ("_random", "_gone", "_attempt", "events")
@@ -88,6 +89,8 @@ class FaultyTransport:
         planned = self._schedule.get((client, phase.round, phase.stage, phase.name))
         if planned is not None:
             return planned
+        if client == KEY_HOLDER:
+            return None
         for fault, probability in self._probabilities.items():
             if probability > 0 and self._random.random() < probability:
                 return fault

@@ -13,10 +13,18 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from pilot_secure.federation.exact_selection import Vector, changed_neighbours
 from pilot_secure.metrics import MetricScore
 from pilot_secure.progress import RunProgress
 from pilot_secure.run_folder import RunFolder
-from pilot_secure.summary import HistoryRecord, Moment, ScoreRecord, SelectionRecord, TrainingRecord
+from pilot_secure.summary import (
+    ChangedNeighbour,
+    HistoryRecord,
+    Moment,
+    ScoreRecord,
+    SelectionRecord,
+    TrainingRecord,
+)
 from protocols import AggregationResult
 
 _NO_VECTOR = np.empty(0, np.float32)
@@ -41,6 +49,10 @@ class Journal(Protocol):
         self, client: str, round_number: int, stage: int, moment: Moment, score: MetricScore
     ) -> None:
         """Note the score of the client's model."""
+        ...
+
+    def uploads(self, client: str, round_number: int, stage: int, vector: Vector) -> None:
+        """Note the vector whose distances an aggregation is about to measure."""
         ...
 
     def aggregated(
@@ -82,6 +94,10 @@ class RelayedJournal:
         """Pass on a score."""
         self._tell(("score", (client, round_number, stage, moment, score)))
 
+    def uploads(self, client: str, round_number: int, stage: int, vector: Vector) -> None:
+        """Pass on a vector whose distances are measured."""
+        self._tell(("uploads", (client, round_number, stage, vector)))
+
     def aggregated(
         self, client: str, round_number: int, stage: int, result: AggregationResult
     ) -> None:
@@ -96,7 +112,7 @@ class RelayedJournal:
 def take_note(journal: Journal, note: tuple[str, tuple[Any, ...]]) -> None:
     """Enter into a journal what a :class:`RelayedJournal` passed on."""
     entry, arguments = note
-    if entry not in ("losses", "score", "aggregated", "progress"):
+    if entry not in ("losses", "score", "uploads", "aggregated", "progress"):
         raise ValueError(f"a journal has no entries of kind {entry!r}")
     getattr(journal, entry)(*arguments)
 
@@ -112,11 +128,12 @@ class RunJournal:
 
     ``scores`` holds the last score of each client and moment, ``unparsed`` how many of its answers
     had not the form that the metric needs, ``results`` each client's result by (round, stage),
-    without its vectors. In the folder of a run that was killed, what its history holds already is
+    without its vectors, ``changed`` by (round, stage) each client's neighbours that exact distances
+    would not have chosen (:mod:`exact_selection`). In the folder of a run that was killed, what its history holds already is
     not entered twice.
     """
 
-    remembered: ClassVar[tuple[str, ...]] = ("scores", "unparsed", "results")
+    remembered: ClassVar[tuple[str, ...]] = ("scores", "unparsed", "results", "changed")
 
     def __init__(self, folder: RunFolder, progress: RunProgress) -> None:
         self._folder, self._progress = folder, progress
@@ -124,6 +141,8 @@ class RunJournal:
         self.scores: dict[str, dict[Moment, float]] = {}
         self.unparsed: dict[str, dict[Moment, int]] = {}
         self.results: dict[tuple[int, int], dict[str, AggregationResult]] = {}
+        self.changed: dict[tuple[int, int], dict[str, tuple[ChangedNeighbour, ...]]] = {}
+        self._uploads: dict[str, Vector] = {}
 
     def losses(
         self,
@@ -166,6 +185,10 @@ class RunJournal:
             )
         )
 
+    def uploads(self, client: str, round_number: int, stage: int, vector: Vector) -> None:
+        """Keep a vector until :meth:`write_selections`, to compare selections with exact ones."""
+        self._uploads[client] = vector
+
     def aggregated(
         self, client: str, round_number: int, stage: int, result: AggregationResult
     ) -> None:
@@ -189,6 +212,10 @@ class RunJournal:
         and is left out, as it was from the sum.
         """
         results = self.results.get((round_number, stage), {})
+        changed = changed_neighbours(round_number, stage, results, self._uploads)
+        self._uploads = {}
+        if changed:
+            self.changed[round_number, stage] = changed
         for client, result in sorted(results.items()):
             if result.sealed is None:
                 continue

@@ -78,7 +78,9 @@ def run_leakage(
         )
         sections["distances"] = {
             "malicious_bits_per_victim_and_aggregation": leak.malicious_bits_per_victim,
+            "malicious_bits_with_the_server": leak.malicious_bits_with_server,
             "honest_bits_per_distance": leak.honest_bits_each,
+            "key_holder": _key_holder_learns(opened),
         }
     return sections
 
@@ -90,10 +92,27 @@ def _entries(views: ViewsOfARun, privacy: PrivacyOfARun) -> list[dict[str, Any]]
     return [entry.model_dump(mode="json") for entry in found]
 
 
+def _key_holder_learns(opened: Sequence[AggregationReport]) -> dict[str, Any] | None:
+    """What a key holder knows after the run; None where each client holds its own key."""
+    measured = [
+        len(report.survivors["distance_upload"])
+        for report in opened
+        if report.parameters.distances == "key_holder"
+    ]
+    if not measured:
+        return None
+    return {
+        "distances": sum(count * (count - 1) // 2 for count in measured),
+        "norms": sum(measured),
+        "coordinates": 0,
+        "with_any_client": "every sketched vector",
+    }
+
+
 def _key_holder_view(report: AggregationReport) -> list[View]:
     """Every distance and no sum, for a party that holds the distances' key."""
     parameters = report.parameters
-    if parameters.distance_trust == "peer" or parameters.distance_vector is None:
+    if parameters.distances != "key_holder" or parameters.distance_vector is None:
         return []
     cohort = len(parameters.cohort)
     return [

@@ -67,14 +67,22 @@ class EvaluateRequest(FederationMessage):
     point: Literal["before", "after_local", "after_aggregation"]
 
 
+class Convene(FederationMessage):
+    """The server tells the key holder whose distances an attempt will ask for."""
+
+    kind: Literal["convene"] = "convene"
+    attempt: int = Field(ge=0, lt=1 << 16)
+    cohort: tuple[Name, ...] = Field(min_length=1, max_length=4096)
+
+
 class Done(FederationMessage):
-    """A client has done what it was asked for."""
+    """A party has done what it was asked for."""
 
     kind: Literal["done"] = "done"
 
 
 class Refusal(FederationMessage):
-    """A client takes no further part in this attempt, and says why in one sentence."""
+    """A party takes no further part in this attempt, and says why in one sentence."""
 
     kind: Literal["refusal"] = "refusal"
     reason: str = Field(max_length=1000)
@@ -123,7 +131,14 @@ class ClearDelivery(FederationMessage):
 
 
 AnyFederationMessage = Annotated[
-    TrainRequest | EvaluateRequest | Done | Refusal | ClearCall | ClearUpdate | ClearDelivery,
+    TrainRequest
+    | EvaluateRequest
+    | Convene
+    | Done
+    | Refusal
+    | ClearCall
+    | ClearUpdate
+    | ClearDelivery,
     Field(discriminator="kind"),
 ]
 ADAPTER: TypeAdapter[AnyFederationMessage] = TypeAdapter(AnyFederationMessage)

@@ -16,6 +16,7 @@ from pilot_secure.federation.messages import (
     ClearCall,
     ClearDelivery,
     ClearUpdate,
+    Convene,
     EvaluateRequest,
     FederationMessage,
     FederationMessageError,
@@ -28,7 +29,14 @@ from pilot_secure.federation.messages import (
 from pilot_secure.federation.metering import MeteredTransport
 from pilot_secure.federation.replay import ReplayedSelections
 from pilot_secure.summary import Moment
-from protocols import AggregationParameters, AggregationReport, AggregationServer, Entropy, Identity
+from protocols import (
+    KEY_HOLDER,
+    AggregationParameters,
+    AggregationReport,
+    AggregationServer,
+    Entropy,
+    Identity,
+)
 
 OPENING = ("unmask", "deliver")
 """The phases of an aggregation that no other attempt may follow."""
@@ -309,8 +317,22 @@ class FederationServer:
         self._keep()
         parameters = self._agreement.parameters(round_number, stage, attempt, cohort)
         self._attempt_begins(parameters)
+        if parameters.distances == "key_holder":
+            self._convene(round_number, stage, attempt, cohort)
         return AggregationServer(
             parameters, self.identity, Entropy(), roster=self._agreement.roster
+        )
+
+    def _convene(
+        self, round_number: int, stage: int, attempt: int, cohort: tuple[str, ...]
+    ) -> None:
+        """Tell the key holder of an attempt; one that is missing will be missed in its phases."""
+        self._ask(
+            PhaseKey("convene", round_number, stage, attempt),
+            (KEY_HOLDER,),
+            lambda holder: Convene(
+                **self._header(round_number, stage, holder), attempt=attempt, cohort=cohort
+            ),
         )
 
     def _without_refusals(
