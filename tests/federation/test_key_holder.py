@@ -37,7 +37,7 @@ def test_a_run_ends_with_the_selections_of_exact_distances(
     assert run.summary.status == "finished"
     check = run.summary.selection_check
     assert (check.selections, check.unchanged, check.changed) == (6, 6, ())
-    for client in run.simulation.clients:
+    for client in run.simulation.host.clients:
         for peer, distance in run.result(client).row.items():
             assert run.result(peer).row[client] == distance
 
@@ -48,7 +48,7 @@ def test_the_same_adapters_come_out_of_both_trust_models(
     """Selection and weights depend on distances alone, whoever opens them."""
     exact = {"security": {"sketch_size": None}}
     peer, held = run_tiny(SIX, exact), run_tiny(SIX, exact, HELD)
-    for client in peer.simulation.clients:
+    for client in peer.simulation.host.clients:
         one, other = peer.result(client), held.result(client)
         assert one.neighbours == other.neighbours
         assert one.weights == pytest.approx(other.weights, abs=1e-3)
@@ -131,7 +131,7 @@ def test_clients_drop_out_around_the_release(
 def test_clients_in_other_processes_and_the_holder_in_one(
     run_tiny: Callable[..., FinishedRun],
 ) -> None:
-    run = run_tiny(SIX, HELD, {"run": {"engine": "processes", "processes": 2}})
+    run = run_tiny(SIX, HELD, {"run": {"engine": "processes", "slots": 2}})
     assert run.summary.status == "finished"
     assert run.summary.selection_check.selections == 6
 
