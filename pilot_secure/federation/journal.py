@@ -129,8 +129,8 @@ class RunJournal:
     ``scores`` holds the last score of each client and moment, ``unparsed`` how many of its answers
     had not the form that the metric needs, ``results`` each client's result by (round, stage),
     without its vectors, ``changed`` by (round, stage) each client's neighbours that exact distances
-    would not have chosen (:mod:`exact_selection`). In the folder of a run that was killed, what its history holds already is
-    not entered twice.
+    would not have chosen (:mod:`exact_selection`). In the folder of a run that was killed, what its
+    history holds already is not entered twice.
     """
 
     remembered: ClassVar[tuple[str, ...]] = ("scores", "unparsed", "results", "changed")
