@@ -86,7 +86,7 @@ def all_five(tmp_path: Path) -> Path:
 def test_all_five_formats_run(
     mode: str, all_five: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = _run(all_five, tiny_base, tmp_path / "run", mode)
+    summary = _run(all_five, tiny_base, tmp_path / "run", mode, "--rounds", "1")
     assert (summary.status, summary.secure_agg) == ("finished", mode == "--secure-agg")
     assert {client.task: client.metric for client in summary.clients} == {
         "questions": "vqa_accuracy",
@@ -136,7 +136,7 @@ def _without(entry: dict[str, Any], task: str, **changes: Any) -> dict[str, Any]
         ("boxes", {"images": "data/gqa"}, "row 1 (COCO_train2014_000000000001.jpg: the file is"),
         ("boxes", {"test_splits": ["testC"]}, "no row is of split `testC`, expected one of test"),
         ("covers", {"train": "data/scienceqa/problems.json"}, "(cover 1: key `imageURL` is"),
-        ("questions", {"hub": "hub/none"}, "hub/none (train_balanced_instructions, split train)"),
+        ("questions", {"hub": "./none"}, "./none (train_balanced_instructions, split train)"),
         ("questions", {"hub": "hub/coco"}, "hub/coco (train_balanced_instructions, split train)"),
         ("choices", {"split_by": "colour"}, "split_by is 'colour', expected a key that rows have"),
         ("choices", {"format": "imagenet"}, 'format is "imagenet": expected one of llava, gqa, '),
