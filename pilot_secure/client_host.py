@@ -24,6 +24,7 @@ from pilot_secure.federation.key_holder import FederationKeyHolder
 from pilot_secure.federation.methods import METHODS, Method
 from pilot_secure.federation.worker import Worker
 from pilot_secure.libraries import quieten_libraries
+from pilot_secure.privacy.planning import NoisePlan
 from pilot_secure.run_data import load_data
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.run_state import share_run
@@ -36,8 +37,8 @@ class Enrolment:
     """What a process needs to be some of a run's clients; it can be sent to another process.
 
     ``tasks`` holds every client of the run in the roster's order, ``secrets`` the identity keys of
-    those that live in the process, and of the key holder if it does. A client goes on from what the
-    folder's ``state/`` remembers of it.
+    those that live in the process, and of the key holder if it does, ``noise`` what every client
+    adds. A client goes on from what the folder's ``state/`` remembers of it.
     Secrecy: those parties'.
     """
 
@@ -48,6 +49,7 @@ class Enrolment:
     tasks: Mapping[str, str]
     max_samples: int
     secrets: Mapping[str, bytes] = field(repr=False)
+    noise: NoisePlan | None = None
 
     @classmethod
     def open(
@@ -180,7 +182,7 @@ class ClientHost:
         identity, guard = Identity.from_secret(name, enrolment.secrets[name]), MemoryGuard()
         noted = NotedJournal(journal)
         client = FederationClient(
-            identity, agreement, data, agreement.method, self.worker, noted, guard
+            identity, agreement, data, agreement.method, self.worker, noted, guard, enrolment.noise
         )
         same = {"identity": identity, "roster": enrolment.roster, "guard": guard}
         self.clients[name] = client

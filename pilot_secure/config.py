@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pilot_secure.config_data import DataConfig
+from pilot_secure.config_privacy import PrivacyConfig
 from pilot_secure.config_rules import problems_across_fields
 from pilot_secure.config_section import PositiveInt, Section, Share
 
@@ -316,6 +317,7 @@ class SimulationConfig(Section):
     federation: FederationConfig = FederationConfig()
     methods: MethodsConfig = MethodsConfig()
     security: SecurityConfig = SecurityConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
 
     @model_validator(mode="after")
     def _check_across_fields(self) -> SimulationConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pilot_secure.config_data import entry_problems
+from pilot_secure.config_privacy import privacy_problems
 from protocols.errors import ParameterError
 from protocols.parameter_sets import parameter_set
 from protocols.parameters import smallest_threshold
@@ -25,6 +26,7 @@ def problems_across_fields(config: SimulationConfig) -> list[str]:
         *_method_problems(config),
         *_cohort_problems(config),
         *_security_problems(config),
+        *privacy_problems(config),
     ]
 
 

@@ -38,9 +38,16 @@ def print_report(console: Console, summary: Summary, folder: Path) -> None:
     console.print(phases_table(summary))
     for line in drop_out_lines(summary):
         console.print(line, highlight=False)
-    exposure = effective_privacy_table(summary)
+    privacy, exposure = privacy_table(summary), effective_privacy_table(summary)
+    if privacy is not None and summary.privacy is not None:
+        console.print(privacy)
+        for caveat in summary.privacy.caveats:
+            console.print(f"privacy: {caveat}", highlight=False)
     if exposure is not None:
         console.print(exposure)
+        console.print(f"views: {_LEGEND}", highlight=False)
+        if privacy is not None:
+            console.print(f"views: {_NOISED_LEGEND}", highlight=False)
     for line in leakage_lines(summary):
         console.print(line, highlight=False)
     for line in selection_lines(summary):
@@ -130,6 +137,28 @@ def drop_out_lines(summary: Summary) -> list[str]:
     ]
 
 
+def privacy_table(summary: Summary) -> Table | None:
+    """One row a client: its noise multiplier and epsilon; None for a run without noise."""
+    privacy = summary.privacy
+    if privacy is None:
+        return None
+    what = "one training example" if privacy.unit == "example" else "a client's whole update"
+    table = Table(
+        title=f"differential privacy of {what} ({privacy.adjacency.replace('_', ' ')}), "
+        f"delta {privacy.delta:.2g}, clipping norm {privacy.clipping_norm:g}",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    table.add_column("client")
+    for name in ("noise multiplier", "epsilon"):
+        table.add_column(name, justify="right")
+    for client, noise in privacy.noise_multiplier.items():
+        epsilon = privacy.epsilon[client]
+        reason = f"∞ ({privacy.reasons.get(client)})"
+        table.add_row(client, f"{noise:.3f}", reason if epsilon is None else f"{epsilon:.3f}")
+    return table
+
+
 def effective_privacy_table(summary: Summary) -> Table | None:
     """One row a client: its exposure to the server, the key holder and the worst coalition.
 
@@ -139,20 +168,18 @@ def effective_privacy_table(summary: Summary) -> Table | None:
     viewers = sorted({_viewer(entry) for entry in entries}, key=_viewer_order)
     if not entries:
         return None
-    noised = any(entry["mu"] is not None for entry in entries)
+    noised = any(entry["epsilon"] is not None for entry in entries)
     table = Table(title="what each view tells of a client", box=box.SIMPLE_HEAD)
     table.title_justify = "left"
     table.add_column("client")
     for viewer in viewers:
         table.add_column(viewer, justify="right")
-    for client in dict.fromkeys(entry["client"] for entry in entries):
+    for client in sorted({entry["client"] for entry in entries}):
         cells = []
         for viewer in viewers:
             seen = [e for e in entries if e["client"] == client and _viewer(e) == viewer]
             cells.append(_exposure(max(seen, key=_exposedness), noised) if seen else "–")
         table.add_row(client, *cells)
-    table.caption = _NOISED_LEGEND if noised else _LEGEND
-    table.caption_justify = "left"
     return table
 
 
@@ -160,7 +187,10 @@ _LEGEND = (
     "leverage of the client's vectors in what is seen (1: determined; 0: nothing beyond what the "
     "others' vectors cover), and distances seen"
 )
-_NOISED_LEGEND = _LEGEND + "; mu of Gaussian DP; epsilon at the run's delta"
+_NOISED_LEGEND = (
+    "mu of Gaussian DP under client-level noise, where a distance counts as the whole update; "
+    "epsilon at the run's delta"
+)
 
 
 def _entries(summary: Summary) -> list[dict[str, Any]]:
@@ -192,7 +222,8 @@ def _exposure(entry: dict[str, Any], noised: bool) -> str:
         words.append(f"{entry['distances']} dist.")
     if noised:
         epsilon = entry["epsilon"]
-        words.append("mu ∞" if entry["mu"] is None else f"mu {entry['mu']:.2f}")
+        if entry["mu"] is not None:
+            words.append(f"mu {entry['mu']:.2f}")
         words.append("eps ∞" if epsilon is None else f"eps {epsilon:.2f}")
     return ", ".join(words)
 

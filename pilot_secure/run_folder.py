@@ -3,6 +3,7 @@
     config.yaml      the resolved configuration; it repeats the run (with another --out)
     roster.json      the clients' public identities
     summary.json     status, scores, costs (`pilot_secure.summary.Summary`)
+    ledger.json      releases and their noise, from which epsilon follows (`pilot_secure.privacy`)
     history.jsonl    losses, scores, selections as they come
     transcript.jsonl, heads.jsonl, payloads/, parameters/   messages (`pilot_secure.transcript`)
     adapters/client-NN/              adapters (`pilot_secure.adapter_files`)

@@ -88,6 +88,21 @@ def _announce(console: Console, config: SimulationConfig, folder: RunFolder) -> 
         soft_wrap=True,
     )
     console.print(_mode(config), highlight=False, soft_wrap=True)
+    console.print(_protected(config), highlight=False, soft_wrap=True)
+
+
+def _protected(config: SimulationConfig) -> str:
+    """Return one line on what noise protects."""
+    privacy = config.privacy
+    if privacy.unit == "none":
+        return "no noise: nothing is differentially private (--privacy-unit example or client)"
+    level = (
+        f"noise multiplier {privacy.noise_multiplier:g}"
+        if privacy.target_epsilon is None
+        else f"target epsilon {privacy.target_epsilon:g}"
+    )
+    what = "each training example" if privacy.unit == "example" else "each client's whole update"
+    return f"differential privacy of {what}: {level}, clipping norm {privacy.clipping_norm:g}"
 
 
 def _mode(config: SimulationConfig) -> str:

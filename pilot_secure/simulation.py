@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,13 @@ from pilot_secure.errors import FederationError
 from pilot_secure.federation.checkpoint import memory_of, recall
 from pilot_secure.federation.faults import FaultyTransport
 from pilot_secure.federation.journal import RunJournal, take_note
-from pilot_secure.federation.leakage import run_leakage
+from pilot_secure.federation.leakage import PrivacyOfARun, run_leakage
 from pilot_secure.federation.metering import MeteredTransport
 from pilot_secure.federation.recording import RecordedTransport
 from pilot_secure.federation.replay import open_replay
 from pilot_secure.federation.server import FederationServer
+from pilot_secure.privacy import Ledger
+from pilot_secure.privacy.planning import NoisePlan
 from pilot_secure.progress import RunProgress
 from pilot_secure.run_data import (
     DataReport,
@@ -29,6 +31,13 @@ from pilot_secure.run_data import (
     max_samples,
 )
 from pilot_secure.run_folder import RunFolder
+from pilot_secure.run_privacy import (
+    check_room,
+    ledger_of_a_run,
+    local_noise,
+    noise_of_a_run,
+    privacy_summary,
+)
 from pilot_secure.run_state import RunState
 from pilot_secure.saved_run import SavedRun
 from pilot_secure.summary import (
@@ -68,6 +77,7 @@ class Simulation:
     reports: DataReport
     started: StartOfRun
     base_sha256: str
+    noise: NoisePlan | None
     progress: RunProgress
     state: RunState
     done_before: float = 0.0
@@ -132,6 +142,7 @@ class Simulation:
                 )
                 for event in self.faults.events
             ),
+            privacy=privacy_summary(self.ledger(), self.noise),
             leakage=Leakage(**self._leakage()),
             selection_check=self._selection_check(),
             image_overlaps=tuple(
@@ -166,6 +177,11 @@ class Simulation:
             self.server.events.reports,
             self.journal.results,
             samples,
+            PrivacyOfARun(
+                noise=local_noise(self.noise),
+                claimed={entry.client: entry.claimed_epsilon for entry in self.ledger().clients},
+                delta=None if self.noise is None else self.noise.delta,
+            ),
             in_clear=() if self.config.security.secure_agg else self.server.vectors,
         )
 
@@ -181,6 +197,10 @@ class Simulation:
             unchanged=sum(not changed for changed in by_client),
             changed=tuple(entry for changed in by_client for entry in changed),
         )
+
+    def ledger(self) -> Ledger:
+        """Return what was released so far, and the privacy that follows."""
+        return ledger_of_a_run(self.config, self.data, self.noise, self.journal.releases)
 
     def _notes(self) -> list[str]:
         notes = list(self.reports.notes)
@@ -202,6 +222,7 @@ class Simulation:
             finally:
                 self.transcript.sign_head(self.server.identity, final=finished)
                 self.transcript.close()
+                self.folder.write_json("ledger.json", self.ledger())
             self.hosts_memory_bytes = self.engine.finish(self.config.run.phase_timeout_s)
         finally:
             self.engine.close()
@@ -260,9 +281,11 @@ def prepare(
     journal = RunJournal(folder, progress)
     if kept is not None:
         recall(journal, kept["journal"])
-    engine, host = start_engine(enrolment, data, journal)
+    noise = noise_of_a_run(config, data, method)
+    engine, host = start_engine(replace(enrolment, noise=noise), data, journal)
     try:
         report = common_report(engine)
+        check_room(config, noise, report.vector_lengths)
         if replay is not None:
             replay.run.require_base(report.base_sha256)
         faults = FaultyTransport(
@@ -311,6 +334,7 @@ def prepare(
         reports,
         started or StartOfRun(),
         report.base_sha256,
+        noise,
         progress,
         state,
         _done(kept),

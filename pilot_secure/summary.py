@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from pilot_secure.privacy.ledger import Release
+
 REPORTED_PACKAGES = (
     "pilot-secure",
     "torch",
@@ -25,6 +27,8 @@ REPORTED_PACKAGES = (
     "numpy",
     "cryptography",
     "tenseal",
+    "dp-accounting",
+    "opacus",
 )
 
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -129,6 +133,23 @@ class SelectionCheck(_Record):
     changed: tuple[ChangedNeighbour, ...] = ()
 
 
+class PrivacySummary(_Record):
+    """What differential privacy the run's noise gives; `ledger.json` holds what it follows from.
+
+    `epsilon` and `noise_multiplier` are by client; an epsilon of null is infinite, and `reasons`
+    says why.
+    """
+
+    unit: Literal["example", "client"]
+    adjacency: Literal["zero_out", "replace_one"]
+    delta: float
+    clipping_norm: float
+    noise_multiplier: dict[str, float]
+    epsilon: dict[str, float | None]
+    reasons: dict[str, str] = {}
+    caveats: tuple[str, ...] = ()
+
+
 class Leakage(BaseModel):
     """What parties could learn beyond their own data; sections are added by those who measure."""
 
@@ -158,6 +179,7 @@ class Summary(_Record):
     tasks: tuple[TaskSummary, ...] = ()
     phases: tuple[PhaseSummary, ...] = ()
     drop_outs: tuple[DropOut, ...] = ()
+    privacy: PrivacySummary | None = None
     leakage: Leakage = Leakage()
     selection_check: SelectionCheck | None = None
     image_overlaps: tuple[ImageOverlapSummary, ...] = ()
@@ -256,8 +278,18 @@ class SelectionRecord(_Record):
     distances: dict[str, float]
 
 
+class ReleaseRecord(_Record):
+    """What left a client, or could, and under which noise: an entry of `ledger.json`."""
+
+    kind: Literal["release"] = "release"
+    round: Count
+    stage: Literal[1, 2]
+    client: str
+    release: Release
+
+
 HistoryRecord = Annotated[
-    TrainingRecord | ScoreRecord | SelectionRecord, Field(discriminator="kind")
+    TrainingRecord | ScoreRecord | SelectionRecord | ReleaseRecord, Field(discriminator="kind")
 ]
 _HISTORY: TypeAdapter[HistoryRecord] = TypeAdapter(HistoryRecord)
 

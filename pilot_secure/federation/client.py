@@ -33,6 +33,8 @@ from pilot_secure.federation.messages import (
 from pilot_secure.federation.methods import Method
 from pilot_secure.federation.state import ClientState, difference, flatten
 from pilot_secure.federation.worker import Worker
+from pilot_secure.privacy.planning import NoisePlan
+from pilot_secure.privacy.protection import NoisedUpdate, Protection
 from protocols import (
     AggregationClient,
     AggregationResult,
@@ -71,6 +73,7 @@ class FederationClient:
         "_machine",
         "_previous_results",
         "_absorbed",
+        "_noised_update",
     )
 
     def __init__(
@@ -82,6 +85,7 @@ class FederationClient:
         worker: Worker,
         journal: Journal,
         guard: AnswerGuard,
+        noise: NoisePlan | None = None,
     ) -> None:
         """Encode the data; ``guard`` must be the one that this client has always had."""
         self.name = identity.name
@@ -92,6 +96,7 @@ class FederationClient:
         self._method = method
         self._worker = worker
         self._journal = journal
+        self._protection = Protection(self.name, noise, journal.released)
         self._guard = guard
         self._start = method.start(worker)
         self.samples = worker.encode(data)
@@ -145,7 +150,7 @@ class FederationClient:
         for delivered in request.catch_up:
             self._catch_up(delivered)
         self._method.begin_stage(self.state, request.stage, self._worker, self.data.task)
-        self._worker.train(
+        steps = self._worker.train(
             self.state,
             self.samples,
             stage=request.stage,
@@ -157,8 +162,22 @@ class FederationClient:
             progress=lambda seconds: self._journal.progress(
                 f"round {request.round}, stage {request.stage}: {self.name} trains", seconds
             ),
+            protection=self._protection,
         )
+        self._protection.trained(
+            (request.round, request.stage), steps=steps, num_examples=self.num_samples
+        )
+        if self._protection.noises_updates:
+            self._upload()  # the noise is drawn here, and remembered if the process is killed
         return self._seal(request, Done)
+
+    @property
+    def _noised_update(self) -> NoisedUpdate | None:
+        return self._protection.sent
+
+    @_noised_update.setter
+    def _noised_update(self, sent: NoisedUpdate | None) -> None:
+        self._protection.sent = sent
 
     def _catch_up(self, delivered: CatchUp) -> None:
         """Take the means of an aggregation, once: the server may not know that it was heard."""
@@ -190,7 +209,10 @@ class FederationClient:
 
     def _upload(self) -> dict[str, dict[str, np.ndarray]]:
         vectors = self._method.upload(self.state)
-        return {name: difference(vectors[name], self._start[name]) for name in vectors}
+        update = {name: difference(vectors[name], self._start[name]) for name in vectors}
+        if self._place is None:
+            raise FederationMessageError(f"{SERVER}: an aggregation before any training")
+        return self._protection.upload((self._place.round, self._place.stage), update)
 
     def _aggregate(self, phase: PhaseKey, request: bytes) -> bytes:
         if phase.name == "advertise":

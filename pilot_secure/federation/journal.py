@@ -15,12 +15,14 @@ import numpy as np
 
 from pilot_secure.federation.exact_selection import Vector, changed_neighbours
 from pilot_secure.metrics import MetricScore
+from pilot_secure.privacy.ledger import Release
 from pilot_secure.progress import RunProgress
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.summary import (
     ChangedNeighbour,
     HistoryRecord,
     Moment,
+    ReleaseRecord,
     ScoreRecord,
     SelectionRecord,
     TrainingRecord,
@@ -59,6 +61,10 @@ class Journal(Protocol):
         self, client: str, round_number: int, stage: int, result: AggregationResult
     ) -> None:
         """Note what an aggregation gave the client."""
+        ...
+
+    def released(self, client: str, release: Release) -> None:
+        """Note for the ledger what left the client, or could, and under which noise."""
         ...
 
     def progress(self, what: str, expected_seconds: float) -> None:
@@ -104,6 +110,10 @@ class RelayedJournal:
         """Pass on what an aggregation gave."""
         self._tell(("aggregated", (client, round_number, stage, without_vectors(result))))
 
+    def released(self, client: str, release: Release) -> None:
+        """Pass on a release."""
+        self._tell(("released", (client, release)))
+
     def progress(self, what: str, expected_seconds: float) -> None:
         """Pass on that some work is finished."""
         self._tell(("progress", (what, expected_seconds)))
@@ -112,7 +122,7 @@ class RelayedJournal:
 def take_note(journal: Journal, note: tuple[str, tuple[Any, ...]]) -> None:
     """Enter into a journal what a :class:`RelayedJournal` passed on."""
     entry, arguments = note
-    if entry not in ("losses", "score", "uploads", "aggregated", "progress"):
+    if entry not in ("losses", "score", "uploads", "aggregated", "released", "progress"):
         raise ValueError(f"a journal has no entries of kind {entry!r}")
     getattr(journal, entry)(*arguments)
 
@@ -129,20 +139,25 @@ class RunJournal:
     ``scores`` holds the last score of each client and moment, ``unparsed`` how many of its answers
     had not the form that the metric needs, ``results`` each client's result by (round, stage),
     without its vectors, ``changed`` by (round, stage) each client's neighbours that exact distances
-    would not have chosen (:mod:`exact_selection`). In the folder of a run that was killed, what its
-    history holds already is not entered twice.
+    would not have chosen (:mod:`exact_selection`), ``releases`` each client's in order. In the
+    folder of a run that was killed, what its history holds already is not entered twice.
     """
 
     remembered: ClassVar[tuple[str, ...]] = ("scores", "unparsed", "results", "changed")
 
     def __init__(self, folder: RunFolder, progress: RunProgress) -> None:
         self._folder, self._progress = folder, progress
-        self._entered = {_place_of(record) for record in folder.history_so_far()}
+        history = list(folder.history_so_far())
+        self._entered = {_place_of(record) for record in history}
         self.scores: dict[str, dict[Moment, float]] = {}
         self.unparsed: dict[str, dict[Moment, int]] = {}
         self.results: dict[tuple[int, int], dict[str, AggregationResult]] = {}
         self.changed: dict[tuple[int, int], dict[str, tuple[ChangedNeighbour, ...]]] = {}
         self._uploads: dict[str, Vector] = {}
+        self.releases: dict[str, list[Release]] = {}
+        for record in history:
+            if isinstance(record, ReleaseRecord):
+                self.releases.setdefault(record.client, []).append(record.release)
 
     def losses(
         self,
@@ -199,6 +214,16 @@ class RunJournal:
     def _enter(self, record: HistoryRecord) -> None:
         if _place_of(record) not in self._entered:
             self._folder.append_history(record)
+
+    def released(self, client: str, release: Release) -> None:
+        """Write a release, once: its draw of noise tells it from all others."""
+        known = self.releases.setdefault(client, [])
+        if release in known:
+            return
+        known.append(release)
+        self._folder.append_history(
+            ReleaseRecord(round=release.round, stage=release.stage, client=client, release=release)
+        )
 
     def progress(self, what: str, expected_seconds: float) -> None:
         """Pass it on to the run's progress."""

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -34,6 +34,7 @@ from pilot_secure.data import (
 from pilot_secure.errors import DataError
 from pilot_secure.federation.plan import ProximalTerm, TrainingPlan
 from pilot_secure.federation.state import ClientState, TensorDict
+from pilot_secure.federation.updates import PlainUpdate, Update
 from pilot_secure.metrics import MetricScore, score
 from pilot_secure.models import (
     PERSONAL,
@@ -60,6 +61,7 @@ from pilot_secure.models import (
     weighted_adapters,
     weighted_sum,
 )
+from pilot_secure.privacy.protection import Protection
 
 STEP_SECONDS = 0.12
 """Expected time of a training step on the reference laptop, for the progress bar."""
@@ -178,14 +180,16 @@ class Worker:
         label: str,
         journal: EpochJournal,
         progress: SecondsDone,
-    ) -> None:
+        protection: Protection | None = None,
+    ) -> int:
         """Train the text adapter and the connector's own parts, or what the plan says instead,
         for the configured epochs.
 
         The loss of a step is the mean over its samples of cross-entropy plus weighted auxiliary
         losses, and the plan's proximal term. The optimiser (AdamW, cosine schedule with warm-up)
         starts afresh: no state is carried from one stage or round to the next. ``label`` fixes the
-        order of the samples.
+        order of the samples. Under a ``protection`` of single examples the steps are private
+        (`pilot_secure.privacy.dp_sgd`). Returns the number of steps.
         """
         settings = self._training
         connector = self._put_in_place(state, personal=plan.personal_weight is not None)
@@ -204,18 +208,20 @@ class Worker:
         )
         pull = ProximalTerm(plan.proximal_weight, [*text, *visual])
         self.model.train()
+        connector.train()
         generator = torch.Generator().manual_seed(_derived_seed(self._seed, label))
-        with self._weighted_by(plan):
+        updating = self._update(connector, optimizer, pull, generator, protection)
+        with self._weighted_by(plan), updating as update:
             for epoch in range(settings.epochs):
-                totals: dict[str, list[float]] = defaultdict(list)
-                for rows in self._batches(len(samples), generator):
-                    losses = self._step(connector, samples, rows, pull, optimizer)
+                before, totals = update.steps, defaultdict[str, list[float]](list)
+                for rows in update.batches(len(samples)):
+                    losses = self._step(connector, samples, rows, update)
                     schedule.step()
                     for name, value in losses.items():
                         totals[name].append(value)
                     progress(STEP_SECONDS)
                 means = {name: sum(values) / len(values) for name, values in totals.items()}
-                journal(epoch + 1, len(totals["total"]), means)
+                journal(epoch + 1, update.steps - before, means)
         self.model.eval()
         connector.eval().requires_grad_(False)
         if plan.personal_weight is None:
@@ -223,6 +229,7 @@ class Worker:
         else:
             assert state.personal is not None
             state.personal.tensors = text_adapter_state(self.model, PERSONAL)
+        return update.steps
 
     def _trained_parameters(
         self, connector: Connector, plan: TrainingPlan
@@ -245,22 +252,49 @@ class Worker:
         shares = {PERSONAL: plan.personal_weight, SHARED: 1 - plan.personal_weight}
         return weighted_adapters(self.model, shares)
 
-    def _batches(self, count: int, generator: torch.Generator) -> Iterator[list[int]]:
-        order = torch.randperm(count, generator=generator).tolist()
-        size = self._training.batch_size
-        return (order[start : start + size] for start in range(0, count, size))
-
-    def _step(
+    def _update(
         self,
         connector: Connector,
-        samples: Samples,
-        rows: list[int],
-        pull: ProximalTerm,
         optimizer: torch.optim.Optimizer,
-    ) -> dict[str, float]:
-        """Take one step on ``pull.parameters``; return the mean of every loss.
+        pull: ProximalTerm,
+        generator: torch.Generator,
+        protection: Protection | None,
+    ) -> Update:
+        settings = self._training
+        if protection is None or protection.example_noise is None:
+            return PlainUpdate(
+                self.accelerator,
+                optimizer,
+                pull,
+                generator,
+                batch_size=settings.batch_size,
+                max_grad_norm=settings.max_grad_norm,
+            )
+        from pilot_secure.privacy.dp_sgd import PrivateUpdate
 
-        The objective is cross-entropy plus λ0 times the difference loss in stage 1 (Eq. 4), plus
+        return PrivateUpdate(
+            [self.model, connector],
+            optimizer,
+            pull,
+            protection.example_noise,
+            protection.noise,
+        )
+
+    def _step(
+        self, connector: Connector, samples: Samples, rows: list[int], update: Update
+    ) -> dict[str, float]:
+        """Take one step; return the mean of every loss, none for an empty batch."""
+        if not rows:
+            update.step(None)
+            return {}
+        losses = self.losses(connector, samples, rows)
+        update.step(losses["total"])
+        return {name: float(values.detach().mean()) for name, values in losses.items()}
+
+    def losses(self, connector: Connector, samples: Samples, rows: list[int]) -> dict[str, Tensor]:
+        """Return every loss [B] of some samples; ``total`` is the objective.
+
+        It is cross-entropy plus λ0 times the difference loss in stage 1 (Eq. 4), plus
         λ1 times load-balancing and λ2 times the router z-loss in stage 2 (Eq. 9).
         """
         settings, device = self._training, self.accelerator.device
@@ -275,13 +309,8 @@ class Worker:
         with self.accelerator.autocast():
             output: ConnectorOutput = self._path(connector, features, weights)
             answers = answer_losses(self.model, batch, output.image_tokens)
-            loss = (answers + weighted_sum(output.losses, weights)).mean() + pull.loss()
-        optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(pull.parameters, settings.max_grad_norm)
-        optimizer.step()
-        named = {name: float(value.detach().mean()) for name, value in output.losses.items()}
-        return {"total": float(loss.detach()), "answer": float(answers.detach().mean()), **named}
+            total = answers + weighted_sum(output.losses, weights)
+        return {"total": total, "answer": answers, **output.losses}
 
     def answer(
         self,

@@ -31,8 +31,11 @@ class _Record(BaseModel):
 
 
 class _Release(_Record):
+    """``draw`` is a random name: two releases alike in all else are still two."""
+
     round: Count
     stage: Literal[1, 2]
+    draw: str = ""
 
 
 class DpSgd(_Release):

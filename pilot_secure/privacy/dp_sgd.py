@@ -1,0 +1,222 @@
+"""DP-SGD on whatever a stage trains: Poisson batches, per-sample clipping, noise, one step.
+
+Per-sample gradients and clipping are Opacus's, in one of two ways: ``hooks`` keeps every sample's
+gradient, ``ghost`` computes norms only and takes a second backward pass (Li et al. 2022). Hooks
+are attached for one training and removed after it, since clients share the base model.
+
+Source: Abadi et al. 2016, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, Self
+
+import torch
+from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping
+from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
+from opacus.utils.fast_gradient_clipping_utils import (
+    DPTensorFastGradientClipping as _ghost_clipped,
+)
+from torch import Tensor, nn
+
+from pilot_secure.errors import FederationError
+from pilot_secure.privacy.noise import ProtectiveNoise
+from pilot_secure.privacy.planning import ExampleNoise
+
+
+class Pull(Protocol):
+    """The trained parameters, and a loss that depends on nothing else."""
+
+    parameters: list[nn.Parameter]
+
+    def loss(self) -> Tensor | float:
+        """Return the loss."""
+        ...
+
+
+class _KeyedNoise:
+    """Replaces Opacus's noise, drawn from torch's generator, by that of a keyed stream."""
+
+    noise: ProtectiveNoise
+
+    def add_noise(self: Any) -> None:
+        """Put the noised sum of clipped gradients into ``grad``."""
+        deviation = self.noise_multiplier * self.max_grad_norm
+        for parameter in self.params:
+            drawn = torch.from_numpy(self.noise.normal(parameter.numel()) * deviation)
+            total = parameter.summed_grad.reshape(parameter.shape)
+            parameter.grad = total + drawn.reshape(parameter.shape).to(total)
+
+
+class _HooksOptimizer(_KeyedNoise, DPOptimizer):  # type: ignore[misc]
+    """Clips samples' gradients that are kept."""
+
+
+class _GhostOptimizer(_KeyedNoise, DPOptimizerFastGradientClipping):  # type: ignore[misc]
+    """Takes gradients that the second backward pass has clipped."""
+
+
+class PrivateUpdate:
+    """The private steps of one training.
+
+    ``modules`` hold the ``trained`` parameters, and frozen ones that must not move.
+    ``pull`` holds the trained parameters and the proximal term, which depends on them alone: what
+    it adds after the noise costs no privacy.
+    Use as a context: afterwards hooks are gone, and frozen weights have been checked bit by bit.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        optimizer: torch.optim.Optimizer,
+        pull: Pull,
+        settings: ExampleNoise,
+        noise: ProtectiveNoise,
+    ) -> None:
+        self._root = nn.ModuleList(modules)
+        self._trained, self._pull = pull.parameters, pull
+        self._noise, self._batch_size = noise, settings.batch_size
+        self._ghost = settings.mode == "ghost"
+        self._watch = MovementWatch(self._root, self._trained)
+        hooks, wrapper = (
+            (GradSampleHooksFastGradientClipping, _GhostOptimizer)
+            if self._ghost
+            else (GradSampleHooks, _HooksOptimizer)
+        )
+        bound = {"max_grad_norm": settings.clipping_norm} if self._ghost else {}
+        self._hooks = hooks(self._root, loss_reduction="sum", **bound)
+        self._optimizer = wrapper(
+            optimizer,
+            noise_multiplier=settings.noise_multiplier,
+            max_grad_norm=settings.clipping_norm,
+            expected_batch_size=settings.batch_size,
+            loss_reduction="mean",
+        )
+        self._optimizer.noise = noise
+        self.steps = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._hooks.cleanup()
+        for parameter in self._trained:
+            parameter.grad = None
+        if kind is None:
+            self._watch.finish()
+
+    def batches(self, count: int) -> Iterator[list[int]]:
+        """An epoch's Poisson samples of ``range(count)``, of ``batch_size`` in the mean."""
+        rate = self._batch_size / count
+        return (self._noise.sample(count, rate) for _ in range(math.ceil(count / self._batch_size)))
+
+    def step(self, losses: Tensor | None) -> None:
+        """Take one step on the losses [B] of a batch; None: the batch is empty, noise alone.
+
+        Raises: FederationError if anything else moved than what is trained.
+        """
+        if losses is None:
+            self._empty_batch()
+        elif self._ghost:
+            with _quietly():
+                _ghost_clipped(self._hooks, self._optimizer, losses, "sum").backward()
+        else:
+            self._optimizer.zero_grad(set_to_none=True)
+            with _quietly():
+                losses.sum().backward()
+        self._watch.before(self._optimizer.original_optimizer)
+        if self._optimizer.pre_step():
+            self._add_proximal_gradient()
+            self._optimizer.original_optimizer.step()
+        self._watch.after()
+        self.steps += 1
+
+    def _empty_batch(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._trained:
+            if self._ghost:
+                parameter.grad = torch.zeros_like(parameter)
+            else:
+                empty = parameter.new_zeros((0, *parameter.shape))
+                parameter.grad_sample = empty  # type: ignore[attr-defined]
+
+    def _add_proximal_gradient(self) -> None:
+        value = self._pull.loss()
+        if isinstance(value, Tensor):
+            gradients = torch.autograd.grad(value, self._trained)
+            for parameter, gradient in zip(self._trained, gradients, strict=True):
+                assert parameter.grad is not None
+                parameter.grad += gradient
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without torch's word on modules whose inputs need no gradient: features and embeddings."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        yield
+
+
+class MovementWatch:
+    """Notices when a step moves other weights than the trained ones, or not all of these.
+
+    Per step: the trained tensors are compared with copies, the frozen ones by torch's count of
+    in-place changes; over the whole training the frozen ones by a hash of their bytes.
+    """
+
+    def __init__(self, root: nn.Module, trained: Sequence[nn.Parameter]) -> None:
+        own = {id(parameter) for parameter in trained}
+        parameters = dict(root.named_parameters())
+        self._trained = {name: p for name, p in parameters.items() if id(p) in own}
+        self._frozen: dict[str, Tensor] = {n: p for n, p in parameters.items() if id(p) not in own}
+        self._frozen |= dict(root.named_buffers())
+        found = {id(p) for p in root.parameters() if p.requires_grad}
+        if found != own:
+            raise FederationError(
+                f"private training: {len(own)} tensors are to be trained, {len(found)} of the "
+                "model can be: expected the same."
+            )
+        self._digest = self._hash()
+        self._copies: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
+        self._rates: dict[int, float] = {}
+
+    def before(self, optimizer: torch.optim.Optimizer) -> None:
+        """Note the weights before a step, and the learning rate of each."""
+        self._copies = {name: p.detach().clone() for name, p in self._trained.items()}
+        self._versions = {name: tensor._version for name, tensor in self._frozen.items()}
+        self._rates = {
+            id(parameter): float(group["lr"])
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+
+    def after(self) -> None:
+        """Compare. Raises: FederationError naming a tensor."""
+        for name, version in self._versions.items():
+            if self._frozen[name]._version != version:
+                raise FederationError(f"a private step moved {name}, which is not trained.")
+        for name, parameter in self._trained.items():
+            copy, rate = self._copies[name], self._rates.get(id(parameter), math.inf)
+            if not torch.isfinite(parameter).all():
+                raise FederationError(f"a private step made {name} infinite or undefined.")
+            visible = rate > 8 * torch.finfo(copy.dtype).eps * float(copy.abs().min())
+            if visible and torch.equal(copy, parameter):
+                raise FederationError(f"a private step left {name} as it was: expected it to move.")
+
+    def finish(self) -> None:
+        """Compare the frozen weights with what they were in the beginning, bit by bit."""
+        if self._hash() != self._digest:
+            raise FederationError("private training moved weights of the base model.")
+
+    def _hash(self) -> bytes:
+        digest = hashlib.blake2b()
+        for tensor in self._frozen.values():
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        return digest.digest()

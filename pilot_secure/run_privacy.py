@@ -1,0 +1,117 @@
+"""A run's privacy, put together: its noise before it starts, its ledger and summary after it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from pilot_secure.config import SimulationConfig
+from pilot_secure.data import ClientData
+from pilot_secure.errors import ConfigError
+from pilot_secure.federation.methods import Method
+from pilot_secure.privacy.ledger import ClientLedger, Ledger, Release
+from pilot_secure.privacy.noise import CAVEATS
+from pilot_secure.privacy.planning import NoisePlan, plan_noise
+from pilot_secure.privacy.recompute import with_claims
+from pilot_secure.summary import PrivacySummary
+
+_HEADROOM = 6.0
+"""Standard deviations of noise on one coordinate that the ring has to hold."""
+
+
+def noise_of_a_run(
+    config: SimulationConfig, data: Sequence[ClientData], method: Method
+) -> NoisePlan | None:
+    """What every client adds, for the rounds and stages of the method.
+
+    Raises: ConfigError where no noise fits.
+    """
+    tasks = {client.name: client.task for client in data}
+    places = [
+        (round_number, stage)
+        for round_number in range(1, config.federation.rounds + 1)
+        for stage in method.stages(round_number)
+    ]
+    return plan_noise(
+        config,
+        {client.name: len(client.train) for client in data},
+        trainings=len(places),
+        aggregations=sum(bool(method.sums(tasks, list(tasks), stage)) for _, stage in places),
+    )
+
+
+def check_room(
+    config: SimulationConfig, noise: NoisePlan | None, vector_lengths: Mapping[str, int]
+) -> None:
+    """Raise ConfigError where noised updates would not fit the ring or the encrypted sketch."""
+    security = config.security
+    if noise is None or noise.unit != "client" or not security.secure_agg:
+        return
+    deviation = max(noise.noise_multipliers.values()) * noise.clipping_norm
+    problems = []
+    clip = noise.clipping_norm + _HEADROOM * deviation
+    if security.clip < clip:
+        problems.append(
+            f"security.clip is {security.clip:g}: expected at least {clip:.3g}, which holds a "
+            "coordinate with its noise"
+        )
+    norm = noise.clipping_norm + deviation * math.sqrt(max(vector_lengths.values(), default=0))
+    if config.selects_neighbours and security.distance_norm_bound < 1.1 * norm:
+        problems.append(
+            f"security.distance_norm_bound is {security.distance_norm_bound:g}: expected at least "
+            f"{1.1 * norm:.4g}, which holds an update with its noise"
+        )
+    if problems:
+        raise ConfigError([f"{problem}." for problem in problems])
+
+
+def ledger_of_a_run(
+    config: SimulationConfig,
+    data: Sequence[ClientData],
+    noise: NoisePlan | None,
+    releases: Mapping[str, Sequence[Release]],
+) -> Ledger:
+    """The ledger of what was released so far, claims included."""
+    smallest = min(len(client.train) for client in data)
+    return with_claims(
+        Ledger(
+            unit="example" if noise is None else noise.unit,
+            adjacency="zero_out" if noise is None else noise.adjacency,
+            delta=0.1 / smallest if noise is None else noise.delta,
+            max_colluders=config.security.max_colluders,
+            clients=tuple(
+                ClientLedger(
+                    client=client.name,
+                    task=client.task,
+                    num_examples=len(client.train),
+                    releases=tuple(releases.get(client.name, ())),
+                )
+                for client in data
+            ),
+            caveats=CAVEATS,
+        )
+    )
+
+
+def privacy_summary(ledger: Ledger, noise: NoisePlan | None) -> PrivacySummary | None:
+    """What the summary says of it; None without noise."""
+    if noise is None:
+        return None
+    return PrivacySummary(
+        unit=ledger.unit,
+        adjacency=ledger.adjacency,
+        delta=ledger.delta,
+        clipping_norm=noise.clipping_norm,
+        noise_multiplier=dict(noise.noise_multipliers),
+        epsilon={entry.client: entry.epsilon for entry in ledger.clients},
+        reasons={entry.client: entry.reason for entry in ledger.clients if entry.reason},
+        caveats=ledger.caveats,
+    )
+
+
+def local_noise(noise: NoisePlan | None) -> dict[str, float]:
+    """Each client's noise on its update over the update's sensitivity; empty without any."""
+    if noise is None or noise.unit != "client":
+        return {}
+    shift = 2.0 if noise.adjacency == "replace_one" else 1.0
+    return {client: value / shift for client, value in noise.noise_multipliers.items()}
