@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from .parameter_sets import ParameterSet
 from .residues import (
     Residues,
     add_modulo,
+    conjugate,
     multiply_modulo,
     subtract_modulo,
     sum_modulo,
@@ -97,26 +98,8 @@ def _stream_format() -> StreamFormat:
         os.close(descriptor)
 
 
-def conjugate(residues: Residues) -> Residues:
-    """The automorphism X -> 1/X on residues in NTT form: conjugates all slots.
-
-    In SEAL's bit-reversed order place i holds the value at ψ^(2 br(i) + 1), whose inverse is at
-    place N - 1 - i.
-    """
-    return np.ascontiguousarray(residues[..., ::-1])
-
-
 def _column(primes: tuple[int, ...]) -> Residues:
     return np.array(primes, np.uint64)[:, None]
-
-
-class Prepared(NamedTuple):
-    """One chunk of an upload, loaded for conjugate products."""
-
-    ciphertext: Any
-    conjugate: Any
-    first_conjugate: Any
-    second: Any
 
 
 class Ring:
@@ -262,62 +245,34 @@ class Ring:
         _guarded(encryptor.encrypt, plaintext, fresh)
         return self.residues(fresh, 2, len(self.data_primes))
 
-    def prepare(self, first: Residues, second: Residues) -> Prepared:
-        """Load the ciphertext (first, second), [data primes, N] each, for conjugate products."""
-        return Prepared(
-            self.plain_ciphertext(np.stack([first, second])),
-            self.plain_ciphertext(np.stack([conjugate(first), conjugate(second)])),
-            self.plaintext(conjugate(first)),
-            self.plaintext(second),
-        )
+    # Sums and products of ciphertexts
 
-    def conjugate_product(self, left: list[Prepared], right: list[Prepared]) -> tuple[Any, Any]:
-        """Σ over chunks of left · conj(right), in two parts, without any key.
+    def add(self, left: Any, right: Any) -> Any:
+        """left + right."""
+        total = seal.Ciphertext()
+        _guarded(self.evaluator.add, left, right, total)
+        return total
 
-        With left (c0, c1) under s and the conjugate of right (d0, d1) under conj(s), the product
-        is c0 d0 + c1 d0 s + c0 d1 conj(s) + c1 d1 s conj(s). The first part is (c0 d0, c1 d0);
-        the second is the conjugate of (c0 d1, c1 d1): only the constant coefficient is wanted,
-        which conjugation leaves alone, and conj(s) becomes s.
-        """
-        straight = self.inner_product(
-            (chunk.ciphertext for chunk in left), (chunk.first_conjugate for chunk in right)
-        )
-        turned = self.inner_product(
-            (chunk.conjugate for chunk in left), (chunk.second for chunk in right)
-        )
-        return straight, turned
+    def subtract(self, total: Any, other: Any) -> None:
+        """total - other, in place."""
+        _guarded(self.evaluator.sub_inplace, total, other)
+
+    def multiply(self, left: Any, right: Any) -> Any:
+        """left · right, of three polynomials."""
+        total = seal.Ciphertext()
+        _guarded(self.evaluator.multiply, left, right, total)
+        return total
 
     @cached_property
-    def _second_unit(self) -> Any:
+    def second_unit(self) -> Any:
         """The ciphertext (0, 1), which decrypts to s: a product with it moves polynomials up."""
         unit = np.zeros((2, len(self.data_primes), self.degree), np.uint64)
         unit[1] = 1
         return self.plain_ciphertext(unit)
 
-    def squared_distance(
-        self,
-        left_norm: tuple[Any, Any],
-        right_norm: tuple[Any, Any],
-        product: tuple[Any, Any],
-        switching_keys: Any,
-    ) -> Any:
-        """‖x‖² + ‖y‖² - 2⟨x, y⟩ from three conjugate products: one relinearisation at the end.
-
-        Deterministic, as all arithmetic here: equal inputs give equal residues, so that another
-        party can repeat it.
-        """
-        parts = []
-        for a, b, both in zip(left_norm, right_norm, product, strict=True):
-            part = seal.Ciphertext()
-            _guarded(self.evaluator.add, a, b, part)
-            _guarded(self.evaluator.sub_inplace, part, both)
-            _guarded(self.evaluator.sub_inplace, part, both)
-            parts.append(part)
-        total = seal.Ciphertext()  # parts[0] + parts[1] s, as three polynomials
-        _guarded(self.evaluator.multiply, parts[1], self._second_unit, total)
-        _guarded(self.evaluator.add_inplace, total, parts[0])
+    def switch_third(self, total: Any, switching_keys: Any) -> None:
+        """Turn three polynomials into two, in place: one relinearisation."""
         _guarded(self.evaluator.relinearize_inplace, total, switching_keys)
-        return total
 
 
 class SecretKey:

@@ -10,8 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from .ckks import BackendMismatch, CkksError, Ring, SecretKey, conjugate
+from .ckks import BackendMismatch, CkksError, Ring, SecretKey
+from .conjugate_products import conjugate_product, prepare, squared_distance
 from .parameter_sets import ParameterSet
+from .residues import conjugate
 from .seal_streams import expand_seed
 
 
@@ -84,11 +86,11 @@ def _check_products(ring: Ring, secret: SecretKey, seeds: list[bytes]) -> None:
     public = ring.seeded_public_key(secret.public_key_body(seeds[0]), seeds[0])
     scale = math.ldexp(1.0, ring.parameters.upload_scale_bits) / ring.degree
     slots = [np.full(ring.degree // 2, value * scale) for value in (3 + 4j, 1 - 2j)]
-    left, right = ([ring.prepare(*ring.public_encrypt(public, ring.encode(row)))] for row in slots)
+    left, right = ([prepare(ring, *ring.public_encrypt(public, ring.encode(row)))] for row in slots)
     own, other, both = (
-        ring.conjugate_product(*chunks) for chunks in ((left, left), (right, right), (left, right))
+        conjugate_product(ring, *chunks) for chunks in ((left, left), (right, right), (left, right))
     )
-    total = ring.squared_distance(own, other, both, keys)
+    total = squared_distance(ring, own, other, both, keys)
     ring.to_last_level(total)
     got = secret.decrypt_constant(*ring.extract_constant(total))
     squared = got * math.prod(ring.data_primes[1:]) / scale**2

@@ -27,8 +27,9 @@ from typing import Any
 import numpy.typing as npt
 
 from .blinding import blind, blinded_length
-from .ckks import CkksError, Prepared, Ring, SecretKey
+from .ckks import CkksError, Ring, SecretKey
 from .ckks_check import ring_for
+from .conjugate_products import Prepared, conjugate_product, prepare, squared_distance
 from .distance_frames import (
     DIGEST_BYTES,
     FRAME_BYTES,
@@ -214,11 +215,11 @@ class DistanceServer:
         names = uploads.keys() if pairs is None else {name for pair in wanted for name in pair}
         ring, keys = self._ring, self._keys
         loaded = {name: self._load(uploads[name], name) for name in sorted(names)}
-        norms = {name: ring.conjugate_product(chunks, chunks) for name, chunks in loaded.items()}
+        norms = {name: conjugate_product(ring, chunks, chunks) for name, chunks in loaded.items()}
         results = {}
         for a, b in wanted:
-            product = ring.conjugate_product(loaded[a], loaded[b])
-            total = ring.squared_distance(norms[a], norms[b], product, keys.switching)
+            product = conjugate_product(ring, loaded[a], loaded[b])
+            total = squared_distance(ring, norms[a], norms[b], product, keys.switching)
             inputs = closing_hash(uploads[a]) + closing_hash(uploads[b])
             results[a, b] = self._result(total, inputs)
         return results
@@ -247,7 +248,7 @@ class DistanceServer:
                 for start in range(0, len(body), size)
             ]
             pairs = zip(rows[::2], rows[1::2], strict=True)
-            return [ring.prepare(first, second) for first, second in pairs]
+            return [prepare(ring, first, second) for first, second in pairs]
         except (ResidueError, CkksError) as error:
             raise BadDistance(sender, PHASE, str(error)) from error
 

@@ -88,3 +88,12 @@ def subtract_modulo(left: Residues, right: Residues, primes: Sequence[int]) -> R
     """Elementwise differences of [primes, N] residues."""
     modulus = np.array(primes, np.uint64)[:, None]
     return (left + (modulus - right)) % modulus
+
+
+def conjugate(residues: Residues) -> Residues:
+    """The automorphism X -> 1/X on residues in NTT form: conjugates all slots.
+
+    In SEAL's bit-reversed order place i holds the value at ψ^(2 br(i) + 1), whose inverse is at
+    place N - 1 - i.
+    """
+    return np.ascontiguousarray(residues[..., ::-1])

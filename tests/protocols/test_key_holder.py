@@ -13,6 +13,7 @@ from protocols import key_holder
 from protocols.blinding import blind, blinded_length
 from protocols.ckks import Ring
 from protocols.ckks_check import ring_for
+from protocols.conjugate_products import prepare
 from protocols.distance_values import NormBoundExceeded, Vector, slot_chunks
 from protocols.distances import DistanceParty
 from protocols.entropy import DeterministicEntropy, Entropy
@@ -281,7 +282,7 @@ def test_the_holder_decrypts_an_upload(protected: bool, monkeypatch: pytest.Monk
         monkeypatch.setattr(key_holder, "blind", lambda vector, _secret: vector)
     cohort = _cohort(1, LENGTH)
     ring, plaintext = ring_for(PARAMETERS), seal.Plaintext()
-    upload = ring.prepare(*_ciphertext(ring, cohort.uploads["client-01"])).ciphertext
+    upload = prepare(ring, *_ciphertext(ring, cohort.uploads["client-01"])).ciphertext
     cohort.holder._secret._decryptor.decrypt(upload, plaintext)
     found = _correlation(_decoded(ring, plaintext), cohort.vectors[0])
     assert found < CHANCE if protected else found > 0.9999
@@ -293,7 +294,7 @@ def _coordinate_result(cohort: Cohort, pair: tuple[str, str], slot: int) -> byte
     selector = np.zeros(ring.degree // 2, np.complex128)
     selector[slot] = 2.0**56
     first, second = _ciphertext(ring, cohort.uploads["client-01"])
-    total = ring.inner_product([ring.prepare(first, second).ciphertext], [ring.encode(selector)])
+    total = ring.inner_product([prepare(ring, first, second).ciphertext], [ring.encode(selector)])
     ring.to_last_level(total)
     constant, rest = ring.extract_constant(total)
     body = constant.to_bytes(8, "little") + pack(rest, ring.primes[:1])
@@ -353,7 +354,7 @@ def test_recovering_the_key_from_released_values(protected: bool) -> None:
         message = blind(cohort.vectors[0] / BOUND, BLINDING)
         plaintext = ring.encode(slot_chunks(message, LENGTH)[0] * scale)
     else:
-        secret._decryptor.decrypt(ring.prepare(*own).ciphertext, plaintext)
+        secret._decryptor.decrypt(prepare(ring, *own).ciphertext, plaintext)
     count = len(ring.data_primes)
     guess = _solved_secret(ring, *own, ring.residues(plaintext, 1, count)[0])
     matching = float(np.mean(guess == secret._residues[:count]))
