@@ -76,9 +76,9 @@ def leakage(cohort: Cohort) -> float:
     """Leverage on the most exposed text adapter of the worst client that colludes alone."""
     report = cohort.server.report
     clients = cohort.clients
-    results = {name: client.result for name, client in clients.items() if client.result}
+    applied = {n: client.contribution for n, client in clients.items() if client.contribution}
     samples = dict.fromkeys(clients, 64)
-    views = leakage_report(cohort.parameters, report.plan, report.opened, results, samples)
+    views = leakage_report(cohort.parameters, report.plan, report.opened, applied, samples)
     return views.worst(1)["text"][2]
 
 

@@ -18,6 +18,7 @@ from pilot_secure.federation.base_weights import base_sha256
 from pilot_secure.federation.central import put_in_one_place
 from pilot_secure.federation.client import FederationClient
 from pilot_secure.federation.connector_kinds import describe_connector
+from pilot_secure.federation.guard import DiskGuard
 from pilot_secure.federation.journal import Journal, RelayedJournal
 from pilot_secure.federation.kept_client import KeptClient, NotedJournal
 from pilot_secure.federation.key_holder import FederationKeyHolder
@@ -28,7 +29,7 @@ from pilot_secure.privacy.planning import NoisePlan
 from pilot_secure.run_data import load_data
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.run_state import share_run
-from protocols import Entropy, Identity, MemoryGuard, Roster
+from protocols import Entropy, Identity, Roster
 from protocols.identity import KEY_HOLDER, SERVER
 
 
@@ -179,8 +180,8 @@ class ClientHost:
     ) -> None:
         """Build one client, as its folder remembers it."""
         name = data.name
-        identity, guard = Identity.from_secret(name, enrolment.secrets[name]), MemoryGuard()
-        noted = NotedJournal(journal)
+        identity = Identity.from_secret(name, enrolment.secrets[name])
+        guard, noted = DiskGuard(self._folder.state_folder(name)), NotedJournal(journal)
         client = FederationClient(
             identity, agreement, data, agreement.method, self.worker, noted, guard, enrolment.noise
         )

@@ -68,6 +68,37 @@ def _umask() -> int:
     return mask
 
 
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that its owner alone may enter, and its parent in the same way.
+
+    Raises: RunFolderError.
+    """
+    with told_in_a_sentence(folder):
+        for path in (folder.parent, folder):
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+                _sync_folder(path.parent)
+
+
+def write_once(path: Path, content: bytes) -> bool:
+    """Create a file with this content, on the disk when this returns; False where there is one.
+
+    Raises: RunFolderError. The name is then taken all the same, by a part of the content.
+    """
+    with told_in_a_sentence(path):
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return False
+        try:
+            _write_all(descriptor, content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        _sync_folder(path.parent)
+        return True
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

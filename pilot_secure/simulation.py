@@ -175,7 +175,7 @@ class Simulation:
         samples = {client.name: len(client.train) for client in self.data}
         return run_leakage(
             self.server.events.reports,
-            self.journal.results,
+            self.journal.contributions,
             samples,
             PrivacyOfARun(
                 noise=local_noise(self.noise),
@@ -183,6 +183,7 @@ class Simulation:
                 delta=None if self.noise is None else self.noise.delta,
             ),
             in_clear=() if self.config.security.secure_agg else self.server.vectors,
+            told=[tuple(results) for results in self.journal.results.values()],
         )
 
     def _selection_check(self) -> SelectionCheck | None:
@@ -210,6 +211,13 @@ class Simulation:
         ]
         for report in self.server.events.reports:
             notes += aggregation_notes(report)
+        notes += [
+            f"round {round_number}, stage {stage}: {client} keeps its own text adapter: "
+            f"{result.sealed_fault}"
+            for (round_number, stage), results in self.journal.results.items()
+            for client, result in results.items()
+            if result.sealed_fault is not None
+        ]
         return notes
 
     def run(self) -> None:

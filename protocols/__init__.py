@@ -5,6 +5,7 @@ from protocols.client_states import (
     AggregationResult,
     AnswerGuard,
     ClientInputs,
+    Contribution,
     MemoryGuard,
     SealedSum,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "AttemptAborted",
     "AttemptRefused",
     "ClientInputs",
+    "Contribution",
     "DeterministicEntropy",
     "Entropy",
     "Identity",

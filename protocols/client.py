@@ -18,6 +18,7 @@ from protocols.client_states import (
     ClientInputs,
     Confirmed,
     Context,
+    Contribution,
     Failed,
     Finished,
     Idle,
@@ -107,6 +108,19 @@ class AggregationClient:
     def result(self) -> AggregationResult | None:
         """What this client takes home, once delivered."""
         return self._state.result if isinstance(self._state, Finished) else None
+
+    @property
+    def contribution(self) -> Contribution | None:
+        """What this client put into the sums, known from its upload to the end of the attempt."""
+        match self._state:
+            case Uploaded() as uploaded:
+                return Contribution(uploaded.weights, len(uploaded.row))
+            case Confirmed(uploaded=uploaded) | Answered(uploaded=uploaded):
+                return Contribution(uploaded.weights, len(uploaded.row))
+            case Finished(result=result):
+                return Contribution(result.weights, len(result.row))
+            case _:
+                return None
 
     def handle(self, request: bytes) -> bytes:
         """Return the signed reply to a request of the server.

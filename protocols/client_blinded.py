@@ -17,7 +17,7 @@ from protocols.distance_table import ROW_USAGE, num_pairs, open_row
 from protocols.errors import BadDistance, BadKey, BadPlan, ProtocolError
 from protocols.frame import expect, frame_hash, open_frame, seal
 from protocols.identity import KEY_HOLDER, SERVER
-from protocols.keys import Channel, SmallOrderKey, check_public_key, derive
+from protocols.keys import Channel, UnusableKey, check_public_key, derive
 from protocols.messages import Box
 
 
@@ -56,7 +56,7 @@ def check_holder_keys(context: Context, session: Session, frame: bytes, phase: s
         raise BadDistance(KEY_HOLDER, phase, f"keys of {len(keys.keys)} bytes")
     try:
         check_public_key(keys.row_key)
-    except SmallOrderKey as error:
+    except UnusableKey as error:
         raise BadKey(KEY_HOLDER, phase, str(error)) from None
     return keys
 

@@ -61,7 +61,8 @@ def open_shares(context: Context, session: Session, message: Plan) -> dict[str, 
     """Return the peers' shares after comparing each with its commitment, and the own ones.
 
     Raises:
-        BadShare: a share that does not open or does not match.
+        BadShare: a share that does not open or does not match its commitment. The server is
+            named: it relays both, unsigned, and only its own records tell if the owner lied.
         BadPlan: shares of strangers or repeated ones, or of fewer than the threshold.
     """
     phase, held = "masked_input", {context.name: session.own_shares}
@@ -84,7 +85,8 @@ def _open_shares_from(
     names = [MASK_KEY, *(spec.id for spec in context.parameters.sums_of(owner))]
     held, _blinding = open_share_box(context, session, owner, delivery.ciphertext, phase)
     if share_commitments(session.id, owner, context.name, names, held) != delivery.digests:
-        raise BadShare(owner, phase, "a share does not match its commitment")
+        reason = f"a share of {owner} and its commitment, as relayed by the server, do not match"
+        raise BadShare(SERVER, phase, reason)
     return held
 
 
@@ -148,7 +150,8 @@ def own_weights(
         if context.name not in chosen.neighbours:
             weights[planned.id] = 0.0
         elif planned.recipient not in row:
-            raise BadPlan(planned.recipient, "masked_input", "it selected us without a distance")
+            reason = f"{planned.recipient} selected us, and its distance was not delivered to us"
+            raise BadPlan(SERVER, "masked_input", reason)
         else:
             weights[planned.id] = weight(chosen.scale, row[planned.recipient])
     return weights

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from protocols.client_setup import claimed_sender
 from protocols.client_states import (
     Context,
     DistanceMachine,
@@ -34,7 +34,7 @@ from protocols.errors import (
     ParameterError,
     ProtocolError,
 )
-from protocols.frame import expect, open_frame, seal
+from protocols.frame import expect, open_frame, open_relayed, seal
 from protocols.identity import SERVER
 from protocols.keys import derive
 from protocols.messages import Box
@@ -99,16 +99,16 @@ def on_distance_uploads(
 
     Raises:
         BadPlan: uploads of strangers, of itself, or two of one peer.
-        BadDistance: an upload that the distance protocol refuses.
+        BadSignature: an upload that its sender did not sign; the server's fault, who relays it.
+        BadDistance: a signed upload that the distance protocol refuses.
     """
     phase, session = "distance_reply", state.session
     boxes: dict[str, Box] = {}
     for frame in message.uploads:
-        peer = claimed_sender(frame, phase)
+        upload = open_relayed(frame, DistanceUpload, session.id, context.roster, phase)
+        peer = upload.sender
         if peer not in session.adverts or peer == context.name or peer in boxes:
             raise BadPlan(SERVER, phase, "uploads of strangers or repeated ones")
-        opened = open_frame(frame, context.roster, peer, phase)
-        upload = expect(opened, DistanceUpload, session.id, SERVER, phase)
         if len(upload.upload) != distance_upload_bytes(context.parameters):
             raise BadDistance(peer, phase, f"an upload of {len(upload.upload)} bytes")
         try:
@@ -168,7 +168,8 @@ def open_row(context: Context, state: Replied, message: DistanceDelivery) -> dic
     """Return {peer: distance} from the replies of the peers that were answered.
 
     Raises:
-        BadDistance: a reply that does not open or is out of range.
+        BadDistance: of the server, a reply that does not open; of the peer whose key opened it,
+            one that is out of range.
         BadPlan: replies of parties that were not asked, or too few of them.
     """
     phase = "select"
@@ -179,12 +180,24 @@ def open_row(context: Context, state: Replied, message: DistanceDelivery) -> dic
         channel = state.session.channel(box.party)
         try:
             reply = channel.open(DISTANCE_USAGE, box.party, context.name, box.ciphertext)
-            row[box.party] = state.distances.open(reply) ** 0.5
-        except (ValueError, ProtocolError) as error:
-            raise BadDistance(box.party, phase, str(error)) from error
+        except ValueError as error:
+            reason = f"the reply of {box.party}, as relayed by the server, {error}"
+            raise BadDistance(SERVER, phase, reason) from None
+        row[box.party] = _distance(state, box.party, reply)
     if len(row) + 1 < context.parameters.threshold:
         raise BadPlan(SERVER, phase, f"replies of {len(row)} peers, below the threshold")
     return row
+
+
+def _distance(state: Replied, peer: str, reply: bytes) -> float:
+    """Return the distance in a reply that this peer encrypted."""
+    try:
+        squared = state.distances.open(reply)
+    except ProtocolError as error:
+        raise BadDistance(peer, "select", str(error)) from error
+    if not 0 <= squared < math.inf:
+        raise BadDistance(peer, "select", "a distance that is no finite number from 0 on")
+    return math.sqrt(squared)
 
 
 def hide_list(
@@ -212,7 +225,9 @@ def open_list(context: Context, session: Session, peer: str, data: bytes) -> tup
     """Return a peer's checked selection, and its signed frame, from its encrypted box.
 
     Raises:
-        PeerError: it does not open, is not signed by the peer, or breaks a rule.
+        BadSelection: of the server, which relays it, a box that does not open.
+        PeerError: of the peer whose key opened the box, a list that is not signed or breaks a
+            rule.
     """
     phase, frame = "masked_input", _unhide(context, session, peer, data)
     message = open_frame(frame, context.roster, peer, phase)
@@ -226,7 +241,8 @@ def _unhide(context: Context, session: Session, peer: str, data: bytes) -> bytes
     try:
         padded = session.channel(peer).open(SELECTION_USAGE, peer, context.name, data)
     except ValueError as error:
-        raise BadSelection(peer, phase, f"its neighbour list {error}") from None
+        reason = f"the neighbour list of {peer}, as relayed by the server, {error}"
+        raise BadSelection(SERVER, phase, reason) from None
     length = int.from_bytes(padded[:_LENGTH_BYTES], "big")
     end = _LENGTH_BYTES + length
     frame, padding = padded[_LENGTH_BYTES:end], padded[end:]

@@ -6,19 +6,17 @@ from collections.abc import Iterable
 
 from protocols import shares
 from protocols.client_states import Advertised, Context, Idle, Session, Shared
-from protocols.codec import CodecError, decode
 from protocols.errors import (
     AttemptRefused,
     BadKey,
     BadPlan,
     BadShare,
-    MalformedMessage,
     WrongSession,
 )
-from protocols.frame import expect, frame_hash, open_frame, seal
+from protocols.frame import frame_hash, open_relayed, seal
 from protocols.graph import peers_of, sharing_threshold
-from protocols.identity import SERVER, SIGNATURE_BYTES, Roster
-from protocols.keys import EphemeralKeys, SmallOrderKey, check_public_key
+from protocols.identity import SERVER, Roster
+from protocols.keys import EphemeralKeys, UnusableKey, check_public_key
 from protocols.messages import (
     MAX_FRAME,
     Advertisement,
@@ -42,9 +40,9 @@ def on_advertise_request(
     """Make fresh keys and advertise them, unless these updates were opened before.
 
     Raises:
-        AttemptRefused: this client answered an unmasking of the same run, round and stage.
+        AttemptRefused: see :func:`join`.
     """
-    refuse_second_attempt(context)
+    join(context)
     keys = EphemeralKeys.generate(context.entropy)
     advert = Advertisement(
         session=context.parameters.digest(),
@@ -59,11 +57,20 @@ def on_advertise_request(
     return Advertised(keys, frame), frame
 
 
-def refuse_second_attempt(context: Context) -> None:
-    """Raise AttemptRefused if an unmasking of these updates was answered before."""
+def join(context: Context) -> None:
+    """Refuse what was opened before, and other parameters than those first joined with.
+
+    Raises:
+        AttemptRefused: an unmasking of these updates was answered before, or an earlier attempt
+            on them had another cohort or other parameters.
+    """
     label = context.parameters.attempt_label
-    if context.guard.answered(label):
+    if context.guard.claimed(f"{label}/answered"):
         raise AttemptRefused(f"{context.name}: an unmasking of {label} was answered before")
+    if not context.guard.claim(f"{label}/joined", context.parameters.updates_digest()):
+        raise AttemptRefused(
+            f"{context.name}: an earlier attempt of {label} had another cohort or other parameters"
+        )
 
 
 def read_advertisements(
@@ -72,7 +79,8 @@ def read_advertisements(
     """Return the signed advertisements, and the hash of every member's, sent along or not.
 
     Raises:
-        PeerError: an advertisement that its sender did not sign for these parameters.
+        PeerError: of the server, who relays it, an advertisement that its sender did not sign for
+            these parameters; of the sender, one that it signed and that is malformed.
         BadPlan: strangers or repetitions, or hashes where the graph is complete.
     """
     phase, adverts = "share", {}
@@ -80,12 +88,11 @@ def read_advertisements(
     if len(hashes) != len(message.others) or (hashes and parameters.graph is None):
         raise BadPlan(SERVER, phase, "hashes of advertisements that are not to be left out")
     for frame in message.advertisements:
-        name = claimed_sender(frame, phase)
-        if name not in parameters.cohort or name in hashes:
+        digest = parameters.digest()
+        advert = open_relayed(frame, Advertisement, digest, roster, phase, MAX_FRAME)
+        if advert.sender not in parameters.cohort or advert.sender in hashes:
             raise BadPlan(SERVER, phase, "advertisements of strangers or repeated ones")
-        opened = open_frame(frame, roster, name, phase, MAX_FRAME)
-        adverts[name] = expect(opened, Advertisement, parameters.digest(), SERVER, phase)
-        hashes[name] = frame_hash(frame)
+        adverts[advert.sender], hashes[advert.sender] = advert, frame_hash(frame)
     return adverts, hashes
 
 
@@ -95,7 +102,8 @@ def open_advertisements(
     """Return the session id, its members, and the checked advertisements of self and peers.
 
     Raises:
-        BadKey: small-order or repeated keys, or own keys that were replaced.
+        BadSignature: a frame that its sender did not sign; the server's fault, who relays it.
+        BadKey: unusable or repeated keys, or own keys that were replaced.
         BadPlan: strangers, repetitions, too few members, or other peers than the graph gives.
         WrongSession: a peer accepted other results in the last aggregation.
     """
@@ -110,7 +118,8 @@ def open_advertisements(
     check_keys(adverts, phase)
     for name, advert in adverts.items():
         if advert.previous_results != context.inputs.previous_results:
-            raise WrongSession(name, phase, "it accepted other results in the last aggregation")
+            reason = "it accepted other results in the last aggregation than we were told"
+            raise WrongSession(name, phase, reason)
     return session, members, adverts
 
 
@@ -126,24 +135,8 @@ def enough_members(parameters: AggregationParameters, names: Iterable[str]) -> t
     return members
 
 
-def claimed_sender(frame: bytes, phase: str) -> str:
-    """Return the sender that a relayed frame claims, before its signature is checked.
-
-    Raises:
-        MalformedMessage: of the server, which relayed something that is no message.
-    """
-    try:
-        body = decode(frame[SIGNATURE_BYTES:])
-    except CodecError as error:
-        raise MalformedMessage(SERVER, phase, f"a relayed frame: {error}") from None
-    name = body.get("sender") if isinstance(body, dict) else None
-    if not isinstance(name, str):
-        raise MalformedMessage(SERVER, phase, "a relayed frame without a sender")
-    return name
-
-
 def check_keys(adverts: dict[str, Advertisement], phase: str) -> None:
-    """Refuse small-order keys and any key that appears twice among these members."""
+    """Refuse unusable keys and any key that appears twice among these members."""
     seen: dict[bytes, str] = {}
     for name, advert in adverts.items():
         check_new_keys(name, advert, seen, phase)
@@ -153,13 +146,13 @@ def check_new_keys(name: str, advert: Advertisement, seen: dict[bytes, str], pha
     """Check one member's keys and add them to those ``seen`` (key -> owner).
 
     Raises:
-        BadKey: a small-order key, or one that was seen before; then none is added.
+        BadKey: a small-order or non-canonical key, or one seen before; then none is added.
     """
     keys = (advert.share_key, advert.mask_key, advert.recipient_key)
     for place, key in enumerate(keys):
         try:
             check_public_key(key)
-        except SmallOrderKey as error:
+        except UnusableKey as error:
             raise BadKey(name, phase, str(error)) from None
         if key in seen or key in keys[:place]:
             raise BadKey(name, phase, f"a key that {seen.get(key, name)} advertises too")
@@ -250,13 +243,15 @@ def open_share_box(
     """Return the shares that ``owner`` dealt us, its mask key's first, and its blinding secret.
 
     Raises:
-        BadShare: the box does not open, or has another length.
+        BadShare: of the server, who relays it, a box that does not open; of the owner, whose key
+            opens it, one of another length.
     """
     size, count = shares.SECRET_BYTES, 1 + len(context.parameters.sums_of(owner))
     try:
         plain = session.channel(owner).open(SHARES_USAGE, owner, context.name, ciphertext)
     except ValueError as error:
-        raise BadShare(owner, phase, f"its shares: {error}") from None
+        reason = f"the shares of {owner}, as relayed by the server: {error}"
+        raise BadShare(SERVER, phase, reason) from None
     end = size * count
     expected = end + blinding_bytes(context.parameters)
     if len(plain) != expected:

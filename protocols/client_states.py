@@ -18,32 +18,35 @@ from protocols.selection import Chosen
 
 
 class AnswerGuard(Protocol):
-    """A client's memory of the unmaskings that it answered. It outlives the process.
+    """A client's memory of what it joined and answered. It outlives the process.
 
-    Labels are run, round and stage without the attempt. ``record`` must have persisted the label
-    when it returns: two openings over the same updates would difference out a client.
+    Under one label (see ``AggregationParameters``) one content is claimed for good: two openings
+    over the same updates, or over overlapping cohorts, would difference out a client.
     """
 
-    def answered(self, label: str) -> bool:
-        """Return whether an unmasking of these updates was answered before."""
+    def claim(self, label: str, content: bytes) -> bool:
+        """Atomically persist ``content`` under a free label; return whether it is what is there.
 
-    def record(self, label: str) -> None:
-        """Persist that an unmasking of these updates is being answered."""
+        It must be on the disk when this returns. What cannot be read counts as another content.
+        """
+
+    def claimed(self, label: str) -> bool:
+        """Return whether anything was ever claimed under ``label``."""
 
 
 class MemoryGuard:
-    """A guard for tests and single-process runs: it forgets when the process ends."""
+    """A guard for tests and benchmarks: it forgets when the process ends."""
 
     def __init__(self) -> None:
-        self._labels: set[str] = set()
+        self._claims: dict[str, bytes] = {}
 
-    def answered(self, label: str) -> bool:
-        """Return whether ``label`` was recorded."""
-        return label in self._labels
+    def claim(self, label: str, content: bytes) -> bool:
+        """Keep ``content`` if the label is free; return whether it is what is there."""
+        return self._claims.setdefault(label, content) == content
 
-    def record(self, label: str) -> None:
-        """Remember ``label``."""
-        self._labels.add(label)
+    def claimed(self, label: str) -> bool:
+        """Return whether anything was claimed under ``label``."""
+        return label in self._claims
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,18 @@ class Selected:
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """What a client chose and applied, fixed by its upload: for reports on what sums reveal.
+
+    ``weights`` are the u it applied, by recipient; ``num_distances`` counts the peers whose
+    distance it knows. Secrecy: this client; only a simulator has everybody's.
+    """
+
+    weights: Mapping[str, float] = field(repr=False)
+    num_distances: int
+
+
+@dataclass(frozen=True)
 class Agreement:
     """The plan and the neighbour lists as this client saw and checked them."""
 
@@ -235,7 +250,7 @@ class Uploaded:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The survivor set is signed."""
+    """The survivor set is signed; ``statement`` is what was signed."""
 
     uploaded: Uploaded
     survivors: tuple[str, ...]
@@ -271,8 +286,9 @@ class AggregationResult:
     """What a client takes home from one aggregation.
 
     ``means`` maps each sum for everybody to its mean (None: below its minimum, keep the previous
-    one); ``results_hash`` goes into the next aggregation's inputs. ``row`` is this client's own
-    distances, ``weights`` the u it applied as a contributor, by recipient.
+    one); ``sealed_fault`` says why a sealed sum that came was not accepted; ``results_hash`` goes
+    into the next aggregation's inputs. ``row`` is this client's own distances, ``weights`` the u it
+    applied as a contributor, by recipient.
     """
 
     means: Mapping[str, NDArray[np.float32] | None] = field(repr=False)
@@ -285,6 +301,7 @@ class AggregationResult:
     clip_counts: Mapping[str, int] = field(repr=False)
     results_hash: bytes
     session: bytes
+    sealed_fault: str | None = None
 
 
 @dataclass(frozen=True)

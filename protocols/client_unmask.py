@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from protocols.client_setup import refuse_second_attempt
 from protocols.client_states import (
     Answered,
     Confirmed,
@@ -10,10 +9,10 @@ from protocols.client_states import (
     Finished,
     Uploaded,
 )
-from protocols.errors import BadSurvivors
+from protocols.errors import AttemptRefused, BadSurvivors
 from protocols.frame import seal
 from protocols.graph import sharing_threshold
-from protocols.identity import SERVER
+from protocols.identity import SERVER, sha256
 from protocols.messages import (
     Consistency,
     Delivery,
@@ -67,15 +66,15 @@ def on_unmask_request(
 ) -> tuple[Answered, bytes]:
     """Reveal shares: of a survivor its seeds, of a drop-out its mask key, never both.
 
-    The guard records the answer before it leaves: from then on this client refuses every other
-    attempt on the same updates.
+    The guard has persisted the answer before any share is looked up: from then on this client
+    refuses every other attempt on the same updates.
 
     Raises:
-        BadSurvivors: lists other than the agreed ones, or too few or wrong signatures.
+        BadSurvivors: lists other than the agreed ones, or too few signatures of our statement.
         AttemptRefused: an unmasking of these updates was answered before.
     """
-    refuse_second_attempt(context)
     check_unmask_request(context, state, message)
+    claim_answer(context, state)
     held, agreement = state.uploaded.held_shares, state.uploaded.agreement
     neighbours = {name: chosen.neighbours for name, chosen in agreement.lists.items()}
     openable = [
@@ -99,12 +98,24 @@ def on_unmask_request(
             KeyShare(owner=name, share=held[name][0]) for name in message.dropouts if name in held
         ),
     )
-    context.guard.record(context.parameters.attempt_label)
     return Answered(state.uploaded, state.survivors), seal(reply, context.identity)
+
+
+def claim_answer(context: Context, state: Confirmed) -> None:
+    """Persist that this statement's unmasking is answered, and no other's.
+
+    Raises:
+        AttemptRefused: another one of these updates was answered before.
+    """
+    label = context.parameters.attempt_label
+    if not context.guard.claim(f"{label}/answered", sha256(state.statement)):
+        raise AttemptRefused(f"{context.name}: an unmasking of {label} was answered before")
 
 
 def check_unmask_request(context: Context, state: Confirmed, message: UnmaskRequest) -> None:
     """Refuse lists other than the signed ones, and signatures that do not carry the threshold.
+
+    A server that verifies and compares never asks with fewer, so the fault is its own.
 
     Raises:
         BadSurvivors: see :func:`on_unmask_request`.
@@ -123,17 +134,16 @@ def check_unmask_request(context: Context, state: Confirmed, message: UnmaskRequ
     heard = set(state.survivors) & set(state.uploaded.session.adverts)
     if len(set(signers)) != len(signers) or not set(signers) <= heard:
         raise BadSurvivors(SERVER, phase, "signatures of strangers or repeated ones")
-    agreeing = sum(
-        context.roster.signed(item.party, item.signature, state.statement)
+    others = [
+        item.party
         for item in message.signatures
-    )
-    needed = sharing_threshold(context.parameters)
+        if not context.roster.signed(item.party, item.signature, state.statement)
+    ]
+    agreeing, needed = len(signers) - len(others), sharing_threshold(context.parameters)
     if agreeing < needed:
-        raise BadSurvivors(
-            SERVER,
-            phase,
-            f"{agreeing} of {len(signers)} signatures agree with ours, {needed} needed",
-        )
+        reason = f"{agreeing} of {len(signers)} signatures agree with ours, {needed} needed"
+        reason += f"; not those of {', '.join(others)}, as relayed" if others else ""
+        raise BadSurvivors(SERVER, phase, reason)
 
 
 def on_delivery(

@@ -1,7 +1,9 @@
-"""The one source of randomness of every party.
+"""The source of randomness of every party, with one exception.
 
-Every key, seed, polynomial coefficient and noise term comes from an :class:`Entropy` that the
-caller hands in, so that a test vector can fix all of it and an auditor can see where it enters.
+Every X25519 key, seed, polynomial coefficient and flooding term comes from an :class:`Entropy` that
+the caller hands in, so that a test vector can fix all of it and an auditor can see where it enters.
+The exception is encryption under CKKS: SEAL draws its secret keys and error terms from its own
+generator, seeded by the operating system, and takes no seed from outside.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from protocols.any_message import ADAPTER
 from protocols.codec import CodecError, decode, encode, encode_parts
 from protocols.distance_lengths import largest_distance_content
 from protocols.errors import BadSignature, MalformedMessage, UnexpectedMessage, WrongSession
-from protocols.identity import SIGNATURE_BYTES, Identity, Roster, sha256
+from protocols.identity import MAX_NAME, SERVER, SIGNATURE_BYTES, Identity, Roster, sha256
 from protocols.keys import VERSION
 from protocols.messages import MAX_FRAME, Message
 from protocols.parameters import AggregationParameters
@@ -83,6 +83,51 @@ def open_frame(
     if message.sender != sender:
         raise BadSignature(sender, phase, f"a message of {message.sender}")
     return message
+
+
+def open_relayed(
+    frame: bytes,
+    kind: type[MessageType],
+    session: bytes,
+    roster: Roster,
+    phase: str,
+    max_bytes: int | None = None,
+) -> MessageType:
+    """Return the message that a peer signed for the server, in a frame that the server relays.
+
+    A fault is the peer's only where its signature proves it: a frame that does not verify, or
+    that belongs elsewhere, is the server's, who chose what to relay.
+
+    Raises:
+        PeerError: see :func:`open_frame` and :func:`expect`.
+    """
+    name = claimed_sender(frame, phase, max_bytes)
+    try:
+        return expect(open_frame(frame, roster, name, phase), kind, session, SERVER, phase)
+    except (BadSignature, WrongSession, UnexpectedMessage) as error:
+        reason = f"a frame of {name}, as relayed by the server: {error.reason}"
+        raise type(error)(SERVER, phase, reason) from None
+
+
+def claimed_sender(frame: bytes, phase: str, max_bytes: int | None = None) -> str:
+    """Return the sender that a relayed frame claims, before its signature is checked.
+
+    The strict decoder does one pass over the body; nothing of it is used but a name of a
+    roster's length.
+
+    Raises:
+        MalformedMessage: of the server, which relayed something that is no message.
+    """
+    if max_bytes is not None and len(frame) > max_bytes:
+        raise MalformedMessage(SERVER, phase, f"a relayed frame of {len(frame)} bytes")
+    try:
+        body = decode(memoryview(frame)[SIGNATURE_BYTES:])
+    except CodecError as error:
+        raise MalformedMessage(SERVER, phase, f"a relayed frame: {error}") from None
+    name = body.get("sender") if isinstance(body, dict) else None
+    if not isinstance(name, str) or len(name) > MAX_NAME:
+        raise MalformedMessage(SERVER, phase, "a relayed frame without a sender")
+    return name
 
 
 def says_exactly(sent: object, understood: object) -> bool:

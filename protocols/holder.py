@@ -15,7 +15,6 @@ from protocols.client import check_pinned
 from protocols.client_select import sketch_bound
 from protocols.client_setup import (
     check_keys,
-    claimed_sender,
     enough_members,
     read_advertisements,
 )
@@ -39,7 +38,7 @@ from protocols.errors import (
     UnexpectedMessage,
     WrongSession,
 )
-from protocols.frame import expect, frame_hash, largest_frame, open_frame, seal
+from protocols.frame import frame_hash, largest_frame, open_frame, open_relayed, seal
 from protocols.identity import KEY_HOLDER, SERVER, Identity, Roster
 from protocols.keys import KEY_BYTES, Channel, KeyPair
 from protocols.messages import Advertisement, Advertisements, Box, Message
@@ -229,11 +228,10 @@ class AggregationKeyHolder:
         phase = "distance_release"
         frames: dict[str, tuple[bytes, BlindedUpload]] = {}
         for frame in message.uploads:
-            name = claimed_sender(frame, phase)
+            upload = open_relayed(frame, BlindedUpload, state.session, self._roster, phase)
+            name = upload.sender
             if name not in state.adverts or name in frames:
                 raise BadPlan(SERVER, phase, "uploads of strangers or repeated ones")
-            opened = open_frame(frame, self._roster, name, phase)
-            upload = expect(opened, BlindedUpload, state.session, SERVER, phase)
             if len(upload.upload) != distance_upload_bytes(self._parameters):
                 raise BadDistance(name, phase, f"an upload of {len(upload.upload)} bytes")
             frames[name] = frame, upload

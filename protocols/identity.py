@@ -23,9 +23,10 @@ from protocols.errors import BadSignature, ParameterError
 SERVER = "server"
 KEY_HOLDER = "key-holder"
 SIGNATURE_BYTES = 64
+MAX_NAME = 64
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.\-]{0,63}$"
 
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME)]
 
 
 def sha256(*parts: bytes | memoryview) -> bytes:

@@ -23,31 +23,36 @@ VERSION = 1
 KEY_BYTES = 32
 BOX_OVERHEAD_BYTES = 16
 
-# The encodings of the points of order 1, 2, 4 and 8 on Curve25519 and its twist, and their
-# non-canonical forms. Source: RFC 7748, section 6.1 demands that such keys yield no secret.
+# The encodings of the points of order 1, 2, 4 and 8 on Curve25519 and its twist.
+# Source: RFC 7748, section 6.1 demands that such keys yield no secret.
 _PRIME = 2**255 - 19
 _ORDER_8 = (
     325606250916557431795983626356110631294008115727848805560023387167927233504,
     39382357235489614581723060781553021112529911719440698176882885853963445705823,
 )
 SMALL_ORDER_KEYS = frozenset(
-    value.to_bytes(32, "little") for value in (0, 1, *_ORDER_8, _PRIME - 1, _PRIME, _PRIME + 1)
+    value.to_bytes(32, "little") for value in (0, 1, *_ORDER_8, _PRIME - 1)
 )
 
 
-class SmallOrderKey(ValueError):
-    """A public key from which no secret follows."""
+class UnusableKey(ValueError):
+    """A public key from which no secret follows, or that has another encoding too."""
 
 
 def check_public_key(public_key: bytes) -> None:
-    """Refuse the X25519 public keys whose shared secret is known to everybody.
+    """Refuse X25519 public keys with a known secret, or not in their one canonical encoding.
+
+    Deviation from RFC 7748, which reduces values from p to 2^256 - 1: two encodings of one key
+    would pass for two keys.
 
     Raises:
-        SmallOrderKey: for a point of small order, in canonical form or not.
+        UnusableKey: a value that is not below p (a set top bit included), or a point of small
+            order.
     """
-    without_top_bit = public_key[:31] + bytes([public_key[31] & 0x7F])
-    if without_top_bit in SMALL_ORDER_KEYS:
-        raise SmallOrderKey("a point of small order")
+    if int.from_bytes(public_key, "little") >= _PRIME:
+        raise UnusableKey("a key that is not canonical: not below 2^255 - 19")
+    if public_key in SMALL_ORDER_KEYS:
+        raise UnusableKey("a point of small order")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from protocols.client_states import AggregationResult
+from protocols.client_states import Contribution
 from protocols.identity import SERVER
 from protocols.messages import PlannedSum
 from protocols.parameters import AggregationParameters
@@ -94,43 +94,33 @@ class OpenedRow:
     coefficients: Mapping[str, float]
 
 
-def rows_from_results(
+def opened_rows(
     parameters: AggregationParameters,
     plan: Iterable[PlannedSum],
     opened: Mapping[str, Collection[str]],
-    results: Mapping[str, AggregationResult],
+    contributions: Mapping[str, Contribution],
     num_samples: Mapping[str, int],
 ) -> list[OpenedRow]:
-    """Return the opened sums of a run as rows; only a simulator, who holds all results, can.
+    """Return the opened sums of a run as rows; only a simulator, who holds all weights, can.
 
-    ``opened`` maps the id of each opened sum to its contributors, as the server reports them. A
-    contributor that took no result home counts with the smallest weight it may have applied.
+    ``opened`` maps the id of each opened sum to its contributors, as the server reports them;
+    whether anybody took it home does not matter. Who has no entry in ``contributions`` counts with
+    the smallest weight that a neighbour may apply.
     """
     rows = []
     for planned in plan:
         if planned.id not in opened:
             continue
-        coefficients = {
-            name: num_samples[name] * _weight_of(parameters, planned, name, results)
-            for name in opened[planned.id]
-        }
-        vector = parameters.sum(planned.id).vector
-        rows.append(OpenedRow(vector, planned.recipient, coefficients))
+        spec = parameters.sum(planned.id)
+        coefficients = {}
+        for name in opened[planned.id]:
+            applied = 1.0
+            if spec.contributors == "selected":
+                known = contributions.get(name)
+                applied = known.weights[planned.recipient] if known else MIN_WEIGHT
+            coefficients[name] = num_samples[name] * applied
+        rows.append(OpenedRow(spec.vector, planned.recipient, coefficients))
     return rows
-
-
-def _weight_of(
-    parameters: AggregationParameters,
-    planned: PlannedSum,
-    name: str,
-    results: Mapping[str, AggregationResult],
-) -> float:
-    if parameters.sum(planned.id).contributors != "selected":
-        return 1.0
-    if name in results:
-        return results[name].weights.get(planned.recipient, 0.0)
-    recipient = results.get(planned.recipient)
-    return MIN_WEIGHT if recipient is not None and name in recipient.neighbours else 0.0
 
 
 def view_of(
@@ -207,15 +197,16 @@ def leakage_report(
     parameters: AggregationParameters,
     plan: Iterable[PlannedSum],
     opened: Mapping[str, Collection[str]],
-    results: Mapping[str, AggregationResult],
+    contributions: Mapping[str, Contribution],
     num_samples: Mapping[str, int],
     noise: Mapping[str, float] | None = None,
 ) -> LeakageReport:
     """Return rank and leverage for the server and every coalition of up to c_max clients.
 
-    With ``noise`` (see :func:`view_of`) the effective privacy of every client, too.
+    With ``noise`` (see :func:`view_of`) the effective privacy of every client, too. See
+    :func:`opened_rows` for the other arguments.
     """
-    rows = rows_from_results(parameters, plan, opened, results, num_samples)
+    rows = opened_rows(parameters, plan, opened, contributions, num_samples)
     coalitions = [
         members
         for size in range(1, parameters.max_colluders + 1)
@@ -229,7 +220,9 @@ def leakage_report(
             view = view_of(vector, clients, members, rows, noise)
             distances = 0
             if vector == parameters.distance_vector:
-                distances = sum(len(results[n].row) for n in members if n in results)
+                distances = sum(
+                    contributions[n].num_distances for n in members if n in contributions
+                )
             views.append(view.model_copy(update={"num_distances": distances}))
     left_out = max(0, len(coalitions) - MAX_COALITIONS)
     return LeakageReport(views=tuple(views), coalitions_left_out=left_out)

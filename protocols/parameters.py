@@ -16,7 +16,6 @@ from protocols.parameter_sets import parameter_set
 MAX_CLIENTS = 4096
 MAX_LENGTH = 1 << 31
 MAX_SAMPLES = 1 << 24
-HIDDEN_BY_DEFAULT_UP_TO = 16
 RING_BITS = (16, 20, 24, 32)
 MIN_LEVELS = 8
 _LABEL = "pilot-secure parameters"
@@ -292,3 +291,7 @@ class AggregationParameters(BaseModel):
     def attempt_label(self) -> str:
         """The updates that an answered unmasking concerns: run, round and stage, any attempt."""
         return f"{self.run_id}/round-{self.round}/stage-{self.stage}"
+
+    def updates_digest(self) -> bytes:
+        """Return the hash of all but the attempt: what every attempt on the same updates shares."""
+        return sha256(encode(["pilot-secure updates", self.model_dump(exclude={"attempt"})]))

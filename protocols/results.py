@@ -19,6 +19,11 @@ from protocols.plan import may_open
 from protocols.ring import CHUNK, WEIGHT_STEP, FixedPoint, Packed, packed_bytes
 from protocols.selection import MIN_WEIGHT
 
+IMPOSSIBLE_SCALARS = (
+    "its sealed sum has impossible scalars: a contributor masked it with other keys than it dealt, "
+    "or the server changed it"
+)
+
 
 def fixed_point_of(parameters: AggregationParameters, planned: PlannedSum) -> FixedPoint:
     """Return the encoding of a planned sum's terms."""
@@ -114,13 +119,15 @@ def read_results(context: Context, state: Answered, message: Delivery) -> Aggreg
         for spec in parameters.sums
         if not spec.sealed
     }
-    sealed = None
+    sealed, fault = None, None
     if message.sealed is not None:
         sealed = open_sealed_sum(context, state, by_id[message.sealed.sum_id], message.sealed)
+        fault = None if sealed is not None else IMPOSSIBLE_SCALARS
     chosen = uploaded.agreement.lists.get(context.name)
     return AggregationResult(
         means=means,
         sealed=sealed,
+        sealed_fault=fault,
         survivors=state.survivors,
         row=uploaded.row,
         neighbours=chosen.neighbours if chosen else (),
@@ -152,11 +159,11 @@ def _float_hash(mean: NDArray[np.float32]) -> bytes:
 
 def open_sealed_sum(
     context: Context, state: Answered, planned: PlannedSum, opened: OpenedSum
-) -> SealedSum:
+) -> SealedSum | None:
     """Take off the recipient masks of exactly the contributors that survived, and decode.
 
-    Raises:
-        BadDelivery: scalars that no honest contributors could have sent.
+    None if no honest contributors could have sent these scalars: one of them can have spoiled the
+    sum, so that the server is not to blame, and what else was delivered stands.
     """
     parameters, lists = context.parameters, state.uploaded.agreement.lists
     length = parameters.vector_lengths[parameters.sum(planned.id).vector]
@@ -169,7 +176,7 @@ def open_sealed_sum(
         real, lowest = [n for n in contributors if n in lists[context.name].neighbours], MIN_WEIGHT
     sum_n, steps, weighted_steps = scalars
     if not possible_scalars(scalars, len(real), parameters.max_samples, lowest):
-        raise BadDelivery(SERVER, "deliver", "our sealed sum's scalars are impossible")
+        return None
     return SealedSum(
         vector_sum=decode_sum(fixed_point_of(parameters, planned), packed, masks),
         sum_nu=weighted_steps * WEIGHT_STEP,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from protocols import shares
 from protocols.accumulators import Accumulator
 from protocols.client_setup import MASK_KEY
-from protocols.errors import BadShare, MalformedMessage
+from protocols.errors import BadShare, BadSurvivors, MalformedMessage
 from protocols.frame import expect
 from protocols.graph import sharing_threshold
 from protocols.identity import SERVER
@@ -48,7 +49,7 @@ class Inputs:
 
 
 class Consistent(Phase):
-    """Collect signatures of one survivor set."""
+    """Collect signatures of one survivor set; who saw other lists than most is left out."""
 
     name, reply_kind = "consistency", "consistency"
 
@@ -56,6 +57,7 @@ class Consistent(Phase):
         super().__init__(inputs.setup.context, inputs.survivors, inputs.setup.session)
         self.inputs = inputs
         self.signatures: dict[str, bytes] = {}
+        self._lists: dict[str, bytes] = {}
 
     def request(self, client: str) -> SurvivorSet:
         """Return the survivor set with the hash of each upload."""
@@ -74,14 +76,21 @@ class Consistent(Phase):
         plan = plan_digest(self.inputs.participants, self.inputs.sums)
         claim = statement(self.session, plan, reply.lists, self.inputs.upload_hashes)
         self.context.roster.verify(client, reply.signature, claim, self.name)
-        self.signatures[client] = reply.signature
+        self.signatures[client], self._lists[client] = reply.signature, reply.lists
 
     def survivors(self) -> tuple[str, ...]:
-        """Return who signed."""
-        return tuple(sorted(self.signatures))
+        """Return who signed with the neighbour lists that most saw."""
+        counted = Counter(self._lists.values()).most_common(1)
+        return tuple(sorted(name for name, saw in self._lists.items() if saw == counted[0][0]))
 
     def finish(self) -> Phase:
-        """Ask for the shares next."""
+        """Ask for the shares next, of those who saw the same lists.
+
+        Who saw others lies, or a lying peer gave it another list.
+        """
+        for name in sorted(set(self._lists) - set(self.survivors())):
+            error = BadSurvivors(name, self.name, "it saw other neighbour lists than most, or lies")
+            self.faults[name] = f"{type(error).__name__}: {error}"
         self.enough(self.survivors())
         return Unmask(self)
 
@@ -111,8 +120,8 @@ class Unmask(Phase):
             survivors=self.present,
             dropouts=self.dropouts,
             signatures=tuple(
-                SignedBy(party=name, signature=signature)
-                for name, signature in sorted(self._signatures.items())
+                SignedBy(party=name, signature=self._signatures[name])
+                for name in self.clients
                 if name in heard
             ),
         )

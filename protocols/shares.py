@@ -1,9 +1,11 @@
 """Shamir's secret sharing of 32-byte secrets over GF(2^128), and commitments to shares.
 
 The field, its byte order and the coordinates are those of pycryptodome's ``Shamir`` (two 16-byte
-blocks a secret), against which the tests compare both directions. The evaluation is written out
-here for two reasons: the coefficients must come from :class:`protocols.entropy.Entropy`, and
-coordinates are small, which makes a share cost microseconds and a threshold of a hundred usable.
+blocks a secret). Deviation: the evaluation is our own, because the library's coefficients cannot
+come from :class:`protocols.entropy.Entropy`, and its ``combine`` is slow: 5 ms for 6 shares of one
+block, against 0.4 ms here for both blocks of a secret; at a threshold of 100, 385 ms against 7 ms
+(one core, medians). With the 81 secrets of a default aggregation the library would take about a
+second. Property tests check both directions: the library opens our shares, and we open its.
 
 Source: Shamir, "How to share a secret", CACM 22 (1979).
 """

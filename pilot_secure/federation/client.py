@@ -220,6 +220,9 @@ class FederationClient:
         if self._machine is None:
             raise FederationMessageError(f"{SERVER}: {phase.name} without an aggregation")
         reply = self._machine.handle(request)
+        contribution = self._machine.contribution
+        if self._place is not None and contribution is not None:
+            self._journal.contributed(self.name, self._place.round, self._place.stage, contribution)
         if self._machine.result is not None:
             self._take_home(self._machine.result)
             self._previous_results = self._machine.result.results_hash

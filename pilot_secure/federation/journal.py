@@ -27,7 +27,7 @@ from pilot_secure.summary import (
     SelectionRecord,
     TrainingRecord,
 )
-from protocols import AggregationResult
+from protocols import AggregationResult, Contribution
 
 _NO_VECTOR = np.empty(0, np.float32)
 
@@ -55,6 +55,12 @@ class Journal(Protocol):
 
     def uploads(self, client: str, round_number: int, stage: int, vector: Vector) -> None:
         """Note the vector whose distances an aggregation is about to measure."""
+        ...
+
+    def contributed(
+        self, client: str, round_number: int, stage: int, contribution: Contribution
+    ) -> None:
+        """Note what the client put into the sums of an aggregation."""
         ...
 
     def aggregated(
@@ -104,6 +110,12 @@ class RelayedJournal:
         """Pass on a vector whose distances are measured."""
         self._tell(("uploads", (client, round_number, stage, vector)))
 
+    def contributed(
+        self, client: str, round_number: int, stage: int, contribution: Contribution
+    ) -> None:
+        """Pass on what the client put into the sums."""
+        self._tell(("contributed", (client, round_number, stage, contribution)))
+
     def aggregated(
         self, client: str, round_number: int, stage: int, result: AggregationResult
     ) -> None:
@@ -122,7 +134,8 @@ class RelayedJournal:
 def take_note(journal: Journal, note: tuple[str, tuple[Any, ...]]) -> None:
     """Enter into a journal what a :class:`RelayedJournal` passed on."""
     entry, arguments = note
-    if entry not in ("losses", "score", "uploads", "aggregated", "released", "progress"):
+    entries = ("losses", "score", "uploads", "contributed", "aggregated", "released", "progress")
+    if entry not in entries:
         raise ValueError(f"a journal has no entries of kind {entry!r}")
     getattr(journal, entry)(*arguments)
 
@@ -138,9 +151,10 @@ class RunJournal:
 
     ``scores`` holds the last score of each client and moment, ``unparsed`` how many of its answers
     had not the form that the metric needs, ``results`` each client's result by (round, stage),
-    without its vectors, ``changed`` by (round, stage) each client's neighbours that exact distances
-    would not have chosen (:mod:`exact_selection`), ``releases`` each client's in order. In the
-    folder of a run that was killed, what its history holds already is not entered twice.
+    without its vectors, ``contributions`` what it put into the sums of that aggregation's last
+    attempt, ``changed`` by (round, stage) each client's neighbours that exact distances would not
+    have chosen (:mod:`exact_selection`), ``releases`` each client's in order. In the folder of a run
+    that was killed, what its history holds already is not entered twice.
     """
 
     remembered: ClassVar[tuple[str, ...]] = ("scores", "unparsed", "results", "changed")
@@ -154,6 +168,7 @@ class RunJournal:
         self.results: dict[tuple[int, int], dict[str, AggregationResult]] = {}
         self.changed: dict[tuple[int, int], dict[str, tuple[ChangedNeighbour, ...]]] = {}
         self._uploads: dict[str, Vector] = {}
+        self.contributions: dict[tuple[int, int], dict[str, Contribution]] = {}
         self.releases: dict[str, list[Release]] = {}
         for record in history:
             if isinstance(record, ReleaseRecord):
@@ -203,6 +218,12 @@ class RunJournal:
     def uploads(self, client: str, round_number: int, stage: int, vector: Vector) -> None:
         """Keep a vector until :meth:`write_selections`, to compare selections with exact ones."""
         self._uploads[client] = vector
+
+    def contributed(
+        self, client: str, round_number: int, stage: int, contribution: Contribution
+    ) -> None:
+        """Keep it for the leakage report."""
+        self.contributions.setdefault((round_number, stage), {})[client] = contribution
 
     def aggregated(
         self, client: str, round_number: int, stage: int, result: AggregationResult

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pilot_secure.privacy.views import ViewsOfARun, most_exposed
-from protocols import AggregationReport, AggregationResult
+from protocols import AggregationReport, Contribution
 from protocols.leakage import View, close_survivor_sets, leakage_report
 from protocols.parameter_sets import distance_leakage
 
 FULL_VIEWS_UP_TO = 16
 
-Results = Mapping[tuple[int, int], Mapping[str, AggregationResult]]
+Contributions = Mapping[tuple[int, int], Mapping[str, Contribution]]
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,19 @@ class PrivacyOfARun:
 
 def run_leakage(
     reports: Sequence[AggregationReport],
-    results: Results,
+    contributions: Contributions,
     num_samples: Mapping[str, int],
     privacy: PrivacyOfARun = PrivacyOfARun(),
     *,
     in_clear: Collection[str] = (),
+    told: Collection[Collection[str]] = (),
 ) -> dict[str, Any]:
     """Return the sections of the summary's leakage report.
 
     ``effective_privacy`` holds one entry per viewer and client (`privacy.views`), of the most
     exposed clients only where the cohort is large. ``in_clear`` names the vectors that the
-    server sees in a run without secure aggregation, of which only this section is told.
+    server sees in a run without secure aggregation, ``told`` the clients of each of its
+    aggregations; of such a run only this section is told.
 
     ``aggregations`` holds, for each that was opened, the most exposed client of every vector for
     the server and for coalitions of each size up to c_max, and every view where the cohort is
@@ -53,15 +55,16 @@ def run_leakage(
     """
     opened = [report for report in reports if report.aborted is None]
     views = ViewsOfARun(privacy.noise)
-    if in_clear and results:
-        for taken in results.values():
-            views.add_in_clear(in_clear, taken)
+    if in_clear and told:
+        for cohort in told:
+            views.add_in_clear(in_clear, cohort)
         return {"effective_privacy": _entries(views, privacy)}
     if not opened:
         return {}
     sections: dict[str, Any] = {
         "aggregations": [
-            _aggregation(report, results, num_samples, privacy.noise, views) for report in opened
+            _aggregation(report, contributions, num_samples, privacy.noise, views)
+            for report in opened
         ],
         "effective_privacy": _entries(views, privacy),
         "close_survivors": [
@@ -129,7 +132,7 @@ def _key_holder_view(report: AggregationReport) -> list[View]:
 
 def _aggregation(
     report: AggregationReport,
-    results: Results,
+    contributions: Contributions,
     num_samples: Mapping[str, int],
     noise: Mapping[str, float],
     views: ViewsOfARun,
@@ -137,7 +140,12 @@ def _aggregation(
     parameters = report.parameters
     place = (parameters.round, parameters.stage)
     leakage = leakage_report(
-        parameters, report.plan, report.opened, results.get(place, {}), num_samples, noise or None
+        parameters,
+        report.plan,
+        report.opened,
+        contributions.get(place, {}),
+        num_samples,
+        noise or None,
     )
     views.add([*leakage.views, *_key_holder_view(report)], parameters.cohort)
     worst = [

@@ -171,9 +171,9 @@ def test_after_shares_were_revealed_no_second_attempt_is_answered(
 
     attempt = FederationServer._attempt
 
-    def as_if_aborted(server, round_number, stage, number, cohort):
-        report = attempt(server, round_number, stage, number, cohort)
-        if number == 0:
+    def as_if_aborted(server, round_number, stage, cohort):
+        report = attempt(server, round_number, stage, cohort)
+        if report.parameters.attempt == 0:
             assert report.aborted is None
             report.aborted = "the server says so"
         return report

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import clear_distances
 from in_process import Federation
 
 from protocols import SERVER
 from protocols.frame import open_frame, seal
 from protocols.messages import Message
+
+VICTIM = "client-03"
+
+
+def plain(count: int = 5, **options: object) -> Federation:
+    """One sum for all, no distances."""
+    return Federation(count=count, plain=True, options=options)
+
+
+def pilot(monkeypatch, **options: object) -> Federation:
+    """Nine clients with task sums and sealed sums, on distances that cost nothing."""
+    clear_distances.install(monkeypatch)
+    return Federation(options=options)
 
 
 def read(federation: Federation, sender: str, frame: bytes) -> Message:

@@ -12,8 +12,8 @@ from protocols.leakage import (
     close_survivor_sets,
     effective_mu,
     leakage_report,
+    opened_rows,
     rank_and_leverage,
-    rows_from_results,
     view_of,
 )
 
@@ -24,7 +24,7 @@ def report_of(federation: Federation):
         federation.parameters,
         report.plan,
         report.opened,
-        {n: c.result for n, c in federation.clients.items() if c.result is not None},
+        {n: c.contribution for n, c in federation.clients.items() if c.contribution},
         {n: i.num_samples for n, i in federation.inputs.items()},
     )
 
@@ -95,7 +95,8 @@ def test_unsealed_sums_would_hand_the_server_every_text_adapter(monkeypatch) -> 
     results = {n: c.result for n, c in federation.clients.items()}
     samples = {n: i.num_samples for n, i in federation.inputs.items()}
     report = federation.server.report
-    rows = rows_from_results(federation.parameters, report.plan, report.opened, results, samples)
+    applied = {n: c.contribution for n, c in federation.clients.items()}
+    rows = opened_rows(federation.parameters, report.plan, report.opened, applied, samples)
     clear = [OpenedRow(r.vector, "server", r.coefficients) for r in rows]
     view = view_of("text_adapter", federation.cohort, ("server",), clear)
     assert view.rank == 9
@@ -144,6 +145,15 @@ def test_sums_that_nobody_took_home_were_opened_all_the_same(monkeypatch) -> Non
     clear_distances.install(monkeypatch)
     federation = Federation()
     report = report_of(federation.run(drop_before={"deliver": set(federation.cohort)}))
-    server = {view.vector: view for view in report.views if view.viewer == ("server",)}
     assert not any(client.result for client in federation.clients.values())
-    assert server["task_adapter"].rank == 3
+    delivered = report_of(Federation().run())
+    assert len(report.views) == 2 * 10
+    assert [view.num_sums for view in report.views] == [view.num_sums for view in delivered.views]
+    for view, same in zip(report.views, delivered.views, strict=True):
+        assert (view.viewer, view.rank, view.num_distances) == (
+            same.viewer,
+            same.rank,
+            same.num_distances,
+        )
+        assert view.leverage == pytest.approx(same.leverage)
+    assert report.worst(1)["text_adapter"][2] > 0

@@ -160,11 +160,16 @@ def bad() -> list[dict[str, object]]:
         request("bad_own_id_dead", "unmask", own_id_dead, "BadSurvivors"),
         request("bad_both_shares", "unmask", changed(dropouts=("client-01",)), "BadSurvivors"),
         request("bad_no_signatures", "unmask", changed(signatures=()), "BadSurvivors"),
+        reply(
+            "bad_reply_junk_signature", "consistency", changed(signature=bytes(64)), "BadSignature"
+        ),
+        request("bad_relayed_advertisement", "share", forged_advertisement, "BadSignature"),
         request("bad_survivor_hash", "consistency", other_hash, "BadSurvivors"),
         request("bad_opened_twice", "deliver", opened_twice, "BadDelivery"),
         reply("bad_reply_flipped", "masked_input", lambda f, x: flip(x, 90), "BadSignature"),
         reply("bad_reply_short_vector", "masked_input", short_vector, "MalformedMessage"),
         reply("bad_reply_zero_key", "advertise", changed(mask_key=bytes(32)), "BadKey"),
+        reply("bad_reply_high_key", "advertise", changed(share_key=b"\xff" * 32), "BadKey"),
         reply("bad_reply_other_share", "unmask", other_share, "BadShare"),
     ]
 
@@ -198,6 +203,14 @@ def changed(**changes: object):
 
 def fewer_members(federation: Federation, frame: bytes) -> bytes:
     return rewritten(federation, frame, lambda m: {"advertisements": m.advertisements[1:2]})
+
+
+def forged_advertisement(federation: Federation, frame: bytes) -> bytes:
+    return rewritten(
+        federation,
+        frame,
+        lambda m: {"advertisements": (flip(m.advertisements[0], 5), *m.advertisements[1:])},
+    )
 
 
 def own_id_dead(federation: Federation, frame: bytes) -> bytes:

@@ -135,6 +135,7 @@ class Vector:
         self.check_session()
         self.check_keys()
         self.check_uploads()
+        self.check_statements()
         self.check_results()
 
     def expect(self, condition, check):
@@ -232,6 +233,24 @@ class Vector:
         return kdf(
             secret, self.session, "recipient-mask", planned["id"], name, planned["recipient"]
         )
+
+    def check_statements(self):
+        """Section 4.5: every client signs the plan, the survivors and the upload frames."""
+        lists = h(cbor(["pilot-secure neighbour lists", []]))
+        for (phase, name, _client), (_frame, message) in self.frames.items():
+            if phase != "consistency" or name == "server":
+                continue
+            plan = self.frames["masked_input", "server", name][1]
+            sums = [[s["id"], s["recipient"], s["contributors"]] for s in plan["sums"]]
+            plan_hash = h(cbor(["pilot-secure plan", plan["participants"], sums]))
+            uploads = [
+                [survivor, h(self.frames["masked_input", survivor, survivor][0])]
+                for survivor in self.vector["survivors"]
+            ]
+            said = cbor(["pilot-secure consistency", self.session, plan_hash, lists, uploads])
+            self.expect(message["lists"] == lists, f"{name}: neighbour lists")
+            key = Ed25519PublicKey.from_public_bytes(self.keys[name])
+            key.verify(message["signature"], said)
 
     def check_results(self):
         """Section 4.7: opened sums are the sums of the survivors' encodings."""

@@ -1,0 +1,158 @@
+"""The distance phases of an aggregation, attacked by peers and by the server."""
+
+from __future__ import annotations
+
+import clear_distances
+import numpy as np
+import pytest
+from cheating import VICTIM, cheat_at, client_says, pilot, read, server_says
+from in_process import Federation
+
+from protocols import SERVER
+from protocols.codec import decode, encode
+from protocols.errors import (
+    BadDistance,
+    BadPlan,
+    MalformedMessage,
+)
+from protocols.frame import LABEL
+from protocols.identity import sha256
+
+
+def test_a_real_upload_forwarded_as_a_distance_is_refused() -> None:
+    """With the real encrypted distances: a peer returns a ciphertext of its choice."""
+    federation = Federation(count=5, num_tasks=1)
+    federation.run(until="select")
+    victim = federation.clients[VICTIM]._state
+    mallory = federation.clients["client-01"]._state
+    for forged in (mallory.distances.upload(), victim.distances.upload(), b"", bytes(100)):
+        box = mallory.session.channel(VICTIM).seal("distance-reply", "client-01", VICTIM, forged)
+
+        def change(message, ciphertext=box):
+            first = message.boxes[0].model_copy(update={"ciphertext": ciphertext})
+            return {"boxes": (first, *message.boxes[1:])}
+
+        from protocols.client_select import open_row
+
+        forged_frame = cheat_at(federation, "select", VICTIM, change)(
+            "select", VICTIM, federation.server.request(VICTIM)
+        )
+        with pytest.raises(BadDistance) as refused:
+            open_row(
+                federation.clients[VICTIM]._context, victim, read(federation, SERVER, forged_frame)
+            )
+        assert refused.value.party == "client-01"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_a_distance_that_is_no_number_is_the_peers_fault(monkeypatch, value: float) -> None:
+    federation = pilot(monkeypatch)
+
+    def lie(machine: clear_distances.ClearDistances, _upload: bytes) -> bytes:
+        return np.float64(value).tobytes()
+
+    federation.run(until="distance_reply")
+    liar = federation.clients["client-01"]._state.distances
+    monkeypatch.setattr(liar, "reply", lie.__get__(liar), raising=False)
+    federation.run()
+    assert [type(error) for error in federation.errors.values()] == [BadDistance] * 8
+    assert {error.party for error in federation.errors.values()} == {"client-01"}
+
+
+@pytest.mark.parametrize("phase", ["distance_reply", "select", "masked_input"])
+def test_what_the_server_flips_in_relayed_boxes_is_its_own_fault(monkeypatch, phase: str) -> None:
+    """An upload, an encrypted distance and an encrypted list of a peer that did nothing wrong."""
+    federation = pilot(monkeypatch)
+
+    def flip(message):
+        if phase == "distance_reply":
+            first, *rest = message.uploads
+            return {"uploads": (first[:10] + bytes([first[10] ^ 1]) + first[11:], *rest)}
+        field = "boxes" if phase == "select" else "selections"
+        first, *rest = getattr(message, field)
+        data = bytes([first.ciphertext[0] ^ 1]) + first.ciphertext[1:]
+        return {field: (first.model_copy(update={"ciphertext": data}), *rest)}
+
+    federation.run(on_request=cheat_at(federation, phase, VICTIM, flip))
+    assert list(federation.errors) == [VICTIM]
+    assert federation.errors[VICTIM].party == SERVER
+    assert "client-01, as relayed by the server" in str(federation.errors[VICTIM])
+
+
+def test_a_distance_that_the_server_withheld_is_its_own_fault(monkeypatch) -> None:
+    """client-01 selects the victim, which never got client-01's reply."""
+    federation = pilot(monkeypatch, num_neighbours=8)
+
+    def withhold(message):
+        return {"boxes": tuple(box for box in message.boxes if box.party != "client-01")}
+
+    federation.run(on_request=cheat_at(federation, "select", VICTIM, withhold))
+    error = federation.errors[VICTIM]
+    assert isinstance(error, BadPlan) and error.party == SERVER
+    assert "client-01 selected us, and its distance was not delivered" in str(error)
+
+
+def test_a_secret_key_has_no_place_in_a_message() -> None:
+    """As a field of its own; in place of the upload; and there again at the upload's length."""
+    federation = Federation(count=4, num_tasks=1, options={"num_neighbours": 3})
+    federation.run(until="distance_upload")
+    frames = {
+        name: federation.clients[name].handle(federation.server.request(name))
+        for name in federation.cohort
+    }
+    body = decode(frames["client-01"][64:])
+    raw = encode({**body, "secret_key": bytes(32)})
+    frame = federation.identities["client-01"].sign(LABEL + sha256(raw)) + raw
+    with pytest.raises(MalformedMessage, match="secret_key: Extra inputs"):
+        federation.server.accept("client-01", frame)
+    machine = federation.clients["client-02"]._state.distances
+    secret = machine._secret._residues.tobytes()
+    with pytest.raises(BadDistance, match=f"an upload of {len(secret)} bytes"):
+        leak = client_says(federation, "client-02", frames["client-02"], upload=secret)
+        federation.server.accept("client-02", leak)
+    padded = secret.ljust(len(machine.upload()), b"\0")[: len(machine.upload())]
+    with pytest.raises(BadDistance, match="another kind of message"):
+        federation.clients["client-03"]._state.distances.reply(padded, "client-02")
+
+
+def test_no_frame_of_an_honest_run_holds_a_secret() -> None:
+    frames: list[bytes] = []
+    secrets: dict[str, bytes] = {}
+    federation = Federation(count=4, num_tasks=1, options={"num_neighbours": 3})
+
+    def keep(phase: str, name: str, frame: bytes) -> bytes:
+        frames.append(frame)
+        session = getattr(federation.clients[name]._state, "session", None)
+        if session is not None and phase == "share":
+            keys = session.keys
+            for usage, pair in (("share", keys.share), ("mask", keys.mask), ("to", keys.recipient)):
+                secrets[f"{name} {usage}"] = pair.secret
+            secrets.update({f"{name} {sum_id}": seed for sum_id, seed in session.seeds.items()})
+            secrets[f"{name} identity"] = federation.identities[name].secret()
+        return frame
+
+    federation.run(on_request=keep, on_reply=keep)
+    sent = b"".join(frames)
+    assert len(secrets) >= 4 * 8 and federation.server.report.aborted is None
+    assert [label for label, secret in secrets.items() if secret in sent] == []
+
+
+def test_an_upload_of_another_length_is_refused_by_every_peer() -> None:
+    """A key with a chosen uniform half has no place in the wire form: it would be longer.
+
+    What such a key would give, and that bytes of the right length cannot choose it, is carried
+    out in ``test_distance_attacks.py``.
+    """
+    federation = Federation(count=5, num_tasks=1)
+
+    def longer(phase: str, name: str, frame: bytes) -> bytes:
+        if phase != "distance_reply" or name == "client-01":
+            return frame
+        uploads = read(federation, SERVER, frame).uploads
+        upload = read(federation, "client-01", uploads[0]).upload + bytes(65536)
+        forged = client_says(federation, "client-01", uploads[0], upload=upload)
+        return server_says(federation, frame, uploads=(forged, *uploads[1:]))
+
+    federation.run(on_request=longer)
+    errors = [e for e in federation.errors.values() if isinstance(e, BadDistance)]
+    assert len(errors) == 4 and {e.party for e in errors} == {"client-01"}
