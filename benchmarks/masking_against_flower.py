@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from cohort import CLIP, MAX_SAMPLES, median_seconds, update
@@ -93,14 +95,26 @@ def client_step(vector: np.ndarray, keys: list[MaskKey]) -> Packed:
 def compare_clients(length: int, repeats: int) -> None:
     """One client's masked input, ours and Flower's."""
     vector, keys = update(length, 1), mask_keys(K)
-    ours = median_seconds(lambda: client_step(vector, keys), repeats)
-    print(f"client step, ours        {ours:8.3f} s")
     flower = flower_functions()
-    if flower is None:
-        return
     seeds = [os.urandom(32) for _ in range(K)]
-    theirs = median_seconds(lambda: flower.client_step(vector, seeds), max(1, repeats // 2))
-    print(f"client step, Flower's    {theirs:8.3f} s  = {theirs / ours:.1f} x ours (aim: 8)")
+    sides = [lambda: client_step(vector, keys)]
+    if flower is not None:
+        sides.append(lambda: flower.client_step(vector, seeds))
+    ours, *others = interleaved(sides, repeats)
+    print(f"client step, ours        {ours:8.3f} s")
+    for theirs in others:
+        print(f"client step, Flower's    {theirs:8.3f} s  = {theirs / ours:.1f} x ours (aim: 8)")
+
+
+def interleaved(sides: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median CPU seconds of each side: as many repeats for all, in turn, after one to warm up."""
+    spent: list[list[float]] = [[] for _ in sides]
+    for turn in range(repeats + 1):
+        for seconds, side in zip(spent, sides, strict=True):
+            taken = median_seconds(side, 1)
+            if turn:
+                seconds.append(taken)
+    return [statistics.median(seconds) for seconds in spent]
 
 
 def compare_servers(length: int, repeats: int) -> None:
@@ -125,18 +139,25 @@ def compare_servers(length: int, repeats: int) -> None:
             opened = accumulator.open(masks)
             decode_sum(fixed, Packed(BITS, length, opened.packed), MaskStream([]))
 
-        add_s, open_s = median_seconds(add, repeats), median_seconds(unmask, repeats)
+        sides: list[Callable[[], object]] = [add, unmask]
+        if flower is not None:
+            vectors = [flower.encoded(length) for _ in range(2)]
+            sides.append(lambda v=vectors, n=left: flower.add(v, n))
+            sides.append(lambda v=vectors[0], n=dropped: flower.unmask(v, n))
+        add_s, open_s, *others = interleaved(sides, repeats)
         print(f"{dropped} drop-outs, ours:     sum {add_s:7.3f} s  unmasking {open_s:7.3f} s")
         if flower is None:
             continue
-        vectors = [flower.encoded(length) for _ in range(2)]
-        theirs_add = median_seconds(lambda v=vectors, n=left: flower.add(v, n), 3)
-        theirs_open = median_seconds(lambda v=vectors[0], n=dropped: flower.unmask(v, n), 3)
+        theirs_add, theirs_open = others
         print(
             f"{dropped} drop-outs, Flower's: sum {theirs_add:7.3f} s  unmasking {theirs_open:7.3f}"
             f" s = {theirs_open / open_s:.1f} x ours (aim: 8); both together "
             f"{(theirs_add + theirs_open) / (add_s + open_s):.1f} x (aim: 5)"
         )
+    print(
+        f"Each drop-out costs Flower's server {K - 1} pairwise masks (its unmask_stage takes all "
+        f"neighbours, the other drop-out too), ours {K - 2} (the survivors)."
+    )
 
 
 class FlowerFunctions:

@@ -29,10 +29,12 @@ except ImportError:
 def load() -> None:
     """Import what is fuzzed; instrumented when atheris is there."""
     global Federation, MemoryGuard, SERVER, ProtocolError, CodecError, decode, encode, sha256, LABEL
+    global closing_hash
     from in_process import Federation
 
     from protocols import SERVER, MemoryGuard, ProtocolError
     from protocols.codec import CodecError, decode, encode
+    from protocols.distance_frames import closing_hash
     from protocols.frame import LABEL
     from protocols.identity import sha256
 
@@ -43,12 +45,23 @@ if atheris is not None:
 else:
     load()
 
-PHASES = ("advertise", "share", "masked_input", "consistency", "unmask", "deliver")
+PHASES = (
+    "advertise",
+    "share",
+    "distance_upload",
+    "distance_reply",
+    "select",
+    "masked_input",
+    "consistency",
+    "unmask",
+    "deliver",
+)
 
 
 def ready(phase: str) -> Federation:
-    """An attempt that has come to this phase."""
-    return Federation(count=4, plain=True).run(until=phase)
+    """An attempt with real distances and sealed sums that has come to this phase."""
+    federation = Federation(count=4, num_tasks=1, options={"num_neighbours": 3})
+    return federation.run(until=phase)
 
 
 READY = {phase: ready(phase) for phase in PHASES}
@@ -62,6 +75,9 @@ def fresh(federation: Federation):
     """A copy of client-02 with a guard of its own, so that an answer refuses no later input."""
     client = copy.copy(federation.clients["client-02"])
     client._context = replace(client._context, guard=MemoryGuard())
+    machine = getattr(client._state, "distances", None)
+    if machine is not None:  # it answers each upload once, and is shared by all copies
+        machine._answered = {closing_hash(machine.upload())}
     return client
 
 
