@@ -153,8 +153,8 @@ class RunJournal:
     had not the form that the metric needs, ``results`` each client's result by (round, stage),
     without its vectors, ``contributions`` what it put into the sums of that aggregation's last
     attempt, ``changed`` by (round, stage) each client's neighbours that exact distances would not
-    have chosen (:mod:`exact_selection`), ``releases`` each client's in order. In the folder of a run
-    that was killed, what its history holds already is not entered twice.
+    have chosen (:mod:`exact_selection`), ``releases`` each client's in order. In the folder of a
+    run that was killed, what its history holds already is not entered twice.
     """
 
     remembered: ClassVar[tuple[str, ...]] = ("scores", "unparsed", "results", "changed")
