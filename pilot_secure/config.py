@@ -152,6 +152,7 @@ class FederationConfig(Section):
     evaluate: Literal["last", "every_round"] = Field(
         "last", description="when the clients' models are scored"
     )
+    score_base: bool = Field(True, description="score the base model as it is before training")
 
     def taking_part(self, clients: int) -> int:
         """How many of a task's clients take part in a round, at least one."""

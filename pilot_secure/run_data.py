@@ -104,7 +104,9 @@ def expected_seconds(config: SimulationConfig, clients: list[ClientData], method
     steps = sum(math.ceil(len(client.train) / training.batch_size) for client in clients)
     present = config.cohort_size / len(clients)
     moments = 2 if config.exchanges else 1
-    scorings = 1 + moments * (1 if federation.evaluate == "last" else federation.rounds)
+    scorings = federation.score_base + moments * (
+        1 if federation.evaluate == "last" else federation.rounds
+    )
     answers = sum(len(client.test) for client in clients)
     return (
         stages * training.epochs * steps * present * STEP_SECONDS

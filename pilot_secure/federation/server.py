@@ -139,7 +139,8 @@ class FederationServer:
 
     def _steps(self) -> Iterator[Step]:
         federation = self._agreement.config.federation
-        yield Step("before", 0, 0)
+        if federation.score_base:
+            yield Step("before", 0, 0)
         for round_number in range(1, federation.rounds + 1):
             stages = self._agreement.method.stages(round_number)
             for stage in stages:

@@ -1,0 +1,176 @@
+"""Runs of a comparison as cells: each one a file, so that a killed benchmark goes on where it was.
+
+A cell is one configuration with its seed. Its file is written at once or not at all, under a name
+that its settings decide; what is there is not run again. Cells run in processes of their own, one
+thread each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from pilot_secure.config import SimulationConfig
+from pilot_secure.config_checks import validate
+from pilot_secure.errors import FederationError, UsageError
+from pilot_secure.files import write_atomically
+from pilot_secure.summary import ClientSummary
+
+Settings = Mapping[str, Any]
+Clients = tuple[ClientSummary, ...]
+ROOT = Path(__file__).parents[1]
+_CLIENTS: TypeAdapter[Clients] = TypeAdapter(Clients)
+
+
+def merged(*layers: Settings) -> dict[str, Any]:
+    """Nested settings, later ones on top."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            before = result.get(name)
+            nested = isinstance(value, Mapping) and isinstance(before, Mapping)
+            result[name] = merged(before, value) if nested else value
+    return result
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: nested settings on top of the defaults, and what it is called in messages."""
+
+    label: str
+    settings: Settings
+
+    @cached_property
+    def config(self) -> SimulationConfig:
+        """The checked configuration. Raises: ConfigError."""
+        return validate(SimulationConfig, self.settings, file=self.label)
+
+    @cached_property
+    def id(self) -> str:
+        """What its settings are, in 16 hexadecimal digits."""
+        text = self.config.model_dump_json(exclude={"run": {"out", "name"}})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def file(self, folder: Path) -> Path:
+        """Where its result is, or will be."""
+        return folder / "cells" / f"{self.id}.json"
+
+    def clients(self, folder: Path) -> Clients | None:
+        """Return the clients' scores, None if the cell has not been run."""
+        path = self.file(folder)
+        if not path.exists():
+            return None
+        return _CLIENTS.validate_python(json.loads(path.read_text())["clients"], strict=False)
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """Expected time on the reference laptop; None before the user's own data are read."""
+        data = self.config.data
+        if data.scenario == "files":
+            return None
+        from pilot_secure.run_data import ANSWER_SECONDS, STEP_SECONDS
+
+        clients, rounds = self.config.num_clients, self.config.federation.rounds
+        steps = clients * rounds * -(-data.samples_per_client // self.config.training.batch_size)
+        answers = clients * data.test_samples * (2 + self.config.federation.score_base)
+        return steps * self.config.training.epochs * STEP_SECONDS + answers * ANSWER_SECONDS
+
+
+def code_sha256() -> str:
+    """Return a hash of the package's source, which a cell notes down beside its result."""
+    digest = hashlib.sha256()
+    for package in ("pilot_secure", "protocols"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> list[str]:
+    """Run the cells that have no file yet; return what went wrong, a sentence each.
+
+    States the expected time first and progress after each cell, on standard error.
+    """
+    todo = list({cell.id: cell for cell in cells if not cell.file(folder).exists()}.values())
+    known = len({cell.id for cell in cells}) - len(todo)
+    _say(f"{len(todo)} cells to run, {known} are there; {_expectation(todo, jobs)}")
+    if not todo:
+        return []
+    problems: list[str] = []
+    code, started = code_sha256(), time.monotonic()
+    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
+    pool = ProcessPoolExecutor(min(jobs, len(todo)), mp_context=get_context("spawn"))
+    try:
+        pending = {pool.submit(carry_out, cell, folder, code): cell for cell in todo}
+        for done, future in enumerate(as_completed(pending), 1):
+            cell = pending[future]
+            try:
+                told = f"{future.result():.0f} s"
+            except (UsageError, FederationError) as error:
+                problems.append(f"{cell.label}: {error}")
+                told = f"failed: {error}"
+            left = (time.monotonic() - started) / done * (len(todo) - done) / 60
+            _say(f"[{done}/{len(todo)}] {cell.label}: {told}; about {left:.0f} min left")
+    except BrokenProcessPool:
+        problems.append("a process was killed; what is finished is kept")
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return problems
+
+
+def carry_out(cell: Cell, folder: Path, code: str) -> float:
+    """Run one cell and write its file; return its wall seconds. Raises: UsageError and others."""
+    import torch
+    from rich.console import Console
+
+    from pilot_secure.libraries import quieten_libraries
+    from pilot_secure.progress import RunProgress
+    from pilot_secure.run_folder import RunFolder
+    from pilot_secure.simulation import prepare
+
+    quieten_libraries()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        run = RunFolder.create(Path(place) / "run", cell.config.run_name)
+        with RunProgress(Console(file=io.StringIO())) as progress:
+            simulation = prepare(cell.config, run, progress)
+            with run.recording(simulation.summary):
+                simulation.run()
+        summary = run.read_summary()
+    content = {
+        "label": cell.label,
+        "code_sha256": code,
+        "settings": cell.config.model_dump(mode="json", exclude={"run": {"out", "name"}}),
+        **summary.model_dump(
+            mode="json", include={"clients", "wall_seconds", "versions", "base_sha256"}
+        ),
+    }
+    write_atomically(cell.file(folder), json.dumps(content, indent=1).encode() + b"\n")
+    return summary.wall_seconds
+
+
+def _expectation(cells: Iterable[Cell], jobs: int) -> str:
+    seconds = [cell.expected_seconds for cell in cells]
+    known = [value for value in seconds if value is not None]
+    if len(known) < len(seconds):
+        return "the expected time is not known before data are read"
+    return f"expected: about {sum(known) / jobs / 60:.0f} min with {jobs} processes"
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)

@@ -1,0 +1,119 @@
+"""Fill the paper's tables with this project's figures.
+
+    python -m benchmarks.tables --tables 1 2 --preset embedded --seeds 3 --jobs 2
+    python -m benchmarks.tables --tables 4 --counts-only
+
+One run for each row and seed, in the clear unless ``--secure-agg``, with the settings that
+``benchmarks.tune`` chose for the row's method where there are any. Results go into ``--out``: cells
+as they finish, then table-N.csv, .json, .md and .png, and tables.md with all of them. Called again,
+it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.cells import ROOT, Cell, merged, run_cells
+from benchmarks.tables.counts import all_counts
+from benchmarks.tables.figures import MOMENTS, Columns, columns, tasks_of, with_percent
+from benchmarks.tables.layouts import TABLES, Row, Table
+from benchmarks.tables.presets import PRESETS
+from benchmarks.tables.report import Filled, markdown, write
+from pilot_secure.errors import ConfigError, FederationError, UsageError
+from pilot_secure.files import write_atomically
+
+BASE = "Base model"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _options(argv)
+    tables = [TABLES[number] for number in options.tables]
+    if options.counts_only:
+        print(markdown(Filled(TABLES[4], {m: {} for m in MOMENTS}, [], {}, all_counts())))
+        return 0
+    try:
+        cells = {
+            (table.number, row.label, seed): _cell(options, table, row, seed)
+            for table in tables
+            for row in table.rows
+            for seed in range(options.seeds)
+        }
+        problems = run_cells(list(cells.values()), options.out, options.jobs)
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, call again to go on", file=sys.stderr)
+        return 130
+    except (ConfigError, UsageError, FederationError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    written = [fill(options.out, table, cells) for table in tables]
+    for filled in written:
+        write(filled, options.out)
+    text = "\n".join(markdown(filled) for filled in written)
+    write_atomically(options.out / "tables.md", text.encode())
+    print(text)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--tables", type=int, nargs="+", choices=sorted(TABLES), default=[1, 2])
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="embedded")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--out", type=Path, default=None, help="default: runs/tables-PRESET")
+    parser.add_argument("--secure-agg", action="store_true", help="aggregate under masks and CKKS")
+    parser.add_argument("--untuned", action="store_true", help="the configurations' own settings")
+    parser.add_argument("--base", default=None, help="another base checkpoint")
+    parser.add_argument("--counts-only", action="store_true", help="Table 4's parameters, no runs")
+    options = parser.parse_args(argv)
+    if options.seeds < 1 or options.jobs < 1:
+        parser.error("--seeds and --jobs: expected at least 1")
+    options.out = options.out or ROOT / "runs" / f"tables-{options.preset}"
+    return options
+
+
+def _cell(options: argparse.Namespace, table: Table, row: Row, seed: int) -> Cell:
+    preset = PRESETS[options.preset]
+    cell = preset.cell(
+        table.scenario, row, seed, secure=options.secure_agg, tuned=not options.untuned
+    )
+    if options.base is None:
+        return cell
+    return Cell(cell.label, merged(cell.settings, {"model": {"base": options.base}}))
+
+
+def fill(folder: Path, table: Table, cells: dict[tuple[int, str, int], Cell]) -> Filled:
+    """Read a table's cells; a row and seed that failed is left out."""
+    values: dict[str, dict[str, dict[int, Columns]]] = {moment: {} for moment in MOMENTS}
+    tasks: list[str] = []
+    metrics: dict[str, str] = {}
+    for (number, label, seed), cell in cells.items():
+        clients = cell.clients(folder) if number == table.number else None
+        if clients is None:
+            continue
+        tasks = tasks_of(clients)
+        metrics = {client.task: client.metric for client in clients}
+        for moment in MOMENTS:
+            values[moment].setdefault(label, {})[seed] = columns(clients, moment)
+            if clients[0].before is not None:
+                values[moment].setdefault(BASE, {})[seed] = columns(clients, "before")
+    for rows in values.values():
+        reference = rows.get(table.measure, {})
+        for label, seeds in rows.items():
+            rows[label] = {
+                seed: with_percent(own, reference[seed], tasks)
+                for seed, own in seeds.items()
+                if seed in reference
+            }
+    counts = all_counts() if table.number == 4 else {}
+    return Filled(table, values, tasks, metrics, counts)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

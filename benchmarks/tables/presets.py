@@ -1,0 +1,82 @@
+"""What a preset makes of a row: a configuration for each scenario, sizes, and tuned settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import ROOT, Cell, merged
+from benchmarks.tables.layouts import GENERAL, VISUAL, Row
+from pilot_secure.config_file import read_config_file
+
+TUNED = ROOT / "configs" / "tuned"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Configuration files by scenario, settings on top of them, and which model's shapes it has."""
+
+    files: dict[str, str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    tuned: str | None = None
+    shapes: str = "embedded"
+
+    def cell(self, scenario: str, row: Row, seed: int, *, secure: bool, tuned: bool = True) -> Cell:
+        """Return a row's cell: the scenario's file, the method's tuned values, the row's own."""
+        layers = [
+            read_config_file(ROOT / "configs" / self.files[scenario]),
+            self.tuned_settings(scenario, row.method) if tuned else {},
+            self.settings,
+            {"federation": {"method": row.method, "score_base": row.method == "local"}},
+            row.settings,
+            {"run": {"seed": seed}, "security": {"secure_agg": secure and exchanges(row.method)}},
+        ]
+        return Cell(f"{row.label}, {scenario}, seed {seed}", merged(*layers))
+
+    def tuned_settings(self, scenario: str, method: str) -> dict[str, Any]:
+        """Return the chosen training settings of a method; nothing where it was not tuned."""
+        path = tuned_file(self.tuned, scenario, method) if self.tuned else None
+        if path is None or not path.exists():
+            return {}
+        content = read_config_file(path)
+        return {s: content[s] for s in ("training", "methods", "federation") if s in content}
+
+
+def tuned_file(preset: str, scenario: str, method: str) -> Path:
+    """Return where a method's tuned configuration is."""
+    return TUNED / preset / scenario / f"{method}.yaml"
+
+
+def exchanges(method: str) -> bool:
+    """Whether a method sends anything that could be protected."""
+    return method not in ("local", "centralized")
+
+
+_FAST = {"security": {"keep_payloads": False}}
+
+PRESETS = {
+    "embedded": Preset(
+        files={VISUAL: "visual-understanding.yaml", GENERAL: "general-vqa.yaml"},
+        settings=merged(_FAST, {"data": {"test_samples": 300}}),
+        tuned="embedded",
+    ),
+    "paper": Preset(
+        files={VISUAL: "paper-visual-understanding.yaml", GENERAL: "paper-general-vqa.yaml"},
+        settings=_FAST,
+        tuned="paper",
+        shapes="llava-1.5-7b",
+    ),
+    "smoke": Preset(
+        files={VISUAL: "visual-understanding.yaml", GENERAL: "general-vqa.yaml"},
+        settings=merged(
+            _FAST,
+            {
+                "data": {"samples_per_client": 4, "test_samples": 2},
+                "model": {"lora_rank": 2, "max_new_tokens": 2},
+                "federation": {"rounds": 2},
+                "security": {"sketch_size": 64},
+            },
+        ),
+    ),
+}

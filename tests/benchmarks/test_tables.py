@@ -1,0 +1,145 @@
+"""The tables: their arithmetic by hand, the counts, and going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cells
+from benchmarks.tables.__main__ import main
+from benchmarks.tables.counts import count
+from benchmarks.tables.figures import MEAN_OF_TASKS, Figure, columns, paired, with_percent
+from benchmarks.tables.layouts import TABLES, Row
+from benchmarks.tables.presets import PRESETS
+from pilot_secure.federation.methods import METHODS
+from pilot_secure.summary import ClientSummary
+
+
+def client(name: str, task: str, score: float | None) -> ClientSummary:
+    return ClientSummary(
+        client=name, task=task, samples=1, test_samples=1, metric="cider", after_local=score
+    )
+
+
+def test_columns_are_clients_and_means_of_tasks() -> None:
+    three = (client("a", "read", 10.0), client("b", "read", 30.0), client("c", "draw", 7.0))
+    assert columns(three, "after_local") == {"a": 10, "b": 30, "c": 7, "read": 20, "draw": 7}
+    with pytest.raises(ValueError, match="d has no score after_local"):
+        columns((client("d", "read", None),), "after_local")
+
+
+def test_percent_of_the_reference_is_the_mean_over_tasks() -> None:
+    """30 of 20 and 7 of 14 are 150 % and 50 %; a task of which the reference has none is out."""
+    own, reference = {"read": 30.0, "draw": 7.0}, {"read": 20.0, "draw": 14.0}
+    assert with_percent(own, reference, ["read", "draw"])[MEAN_OF_TASKS] == 100
+    none = {"read": 20.0, "draw": 0.0}
+    assert with_percent(own, none, ["read", "draw"])[MEAN_OF_TASKS] == 150
+    assert math.isnan(with_percent(own, {"read": 0.0}, ["read"])[MEAN_OF_TASKS])
+
+
+def test_differences_are_paired_by_seed() -> None:
+    """Differences 1, 3 and 2: mean 2, standard deviation 1, t(2) 4.3027, half width 2.4841."""
+    first = {0: {"x": 11.0}, 1: {"x": 23.0}, 2: {"x": 32.0}, 9: {"x": 0.0}}
+    other = {0: {"x": 10.0}, 1: {"x": 20.0}, 2: {"x": 30.0}, 7: {"x": 99.0}}
+    figure = paired(first, other)["x"]
+    assert (figure.mean, figure.sd, figure.count) == (2, 1, 3)
+    assert figure.half_width == pytest.approx(2.4841, abs=1e-4)
+    assert paired({0: {"x": 1.0}}, {1: {"x": 1.0}}) == {}
+    alone = Figure.of([5.0])
+    assert alone.mean == 5 and math.isnan(alone.sd) and math.isnan(alone.half_width)
+
+
+def test_every_method_has_its_row() -> None:
+    for number in (1, 2):
+        assert {row.method for row in TABLES[number].rows} == set(METHODS)
+
+
+@pytest.mark.parametrize("number", sorted(TABLES))
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_row_is_a_configuration_of_its_own(number: int, preset: str) -> None:
+    table = TABLES[number]
+    made = [PRESETS[preset].cell(table.scenario, row, 3, secure=False) for row in table.rows]
+    assert len({cell.id for cell in made}) == len(table.rows)
+    assert {cell.config.run.seed for cell in made} == {3}
+    assert {table.first, table.measure} <= {row.label for row in table.rows}
+
+
+def test_protection_is_for_methods_that_exchange() -> None:
+    preset = PRESETS["embedded"]
+    for name in METHODS:
+        cell = preset.cell("general-vqa", Row(name, name), 0, secure=True)
+        assert cell.config.security.secure_agg is cell.config.exchanges
+        assert cell.config.data.test_samples == 300
+
+
+def test_counts_are_the_papers_where_it_states_them() -> None:
+    """LLaVA-1.5-7B: LoRA of rank 64 on seven linears of 32 blocks, a connector 1024-4096-4096."""
+    counts = count("llava-1.5-7b", ct_clip=False)
+    blocks = 32 * 64 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
+    adapter = 1024 * 4096 + 4096 + 4096 * 4096 + 4096
+    assert counts["text adapter"] == blocks == 159_907_840
+    assert counts["one adapter"] == adapter == 20_979_712
+    router = 3 * 1024 + 3
+    assert counts["trained, stage 1"] == blocks + 2 * adapter
+    assert counts["trained, stage 2"] == blocks + 3 * adapter + router
+    assert counts["activated, stage 2"] == blocks + 6 * adapter + router
+    assert (counts["sent up"], counts["sent down"]) == (blocks + adapter, blocks + 3 * adapter)
+    mlp = 1024 * 4096 + 4096 + 4096 * 1024 + 1024
+    with_tower = count("llava-1.5-7b", ct_clip=True)
+    assert with_tower["one adapter"] == adapter + 23 * mlp  # layer -2: 23 of 24 blocks are used
+
+
+def test_a_killed_table_goes_on_where_it_was(
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    run: list[str] = []
+    carry_out = cells.carry_out
+
+    def noted(cell: cells.Cell, folder: Path, code: str) -> float:
+        run.append(cell.label)
+        if cell.label.startswith("random") and len(run) == 2:
+            raise KeyboardInterrupt
+        return carry_out(cell, folder, code)
+
+    monkeypatch.setattr(cells, "carry_out", noted)
+    out = tmp_path / "tables"
+    arguments = ["--preset", "smoke", "--tables", "6", "--seeds", "1", "--base", str(tiny_base)]
+    arguments += ["--out", str(out)]
+    assert main(arguments) == 130
+    assert len(list((out / "cells").iterdir())) == 1
+    assert main(arguments) == 0
+    assert [label.partition(",")[0] for label in run] == ["local task adapter", "random", "random"]
+    assert main(arguments) == 0
+    assert len(run) == 3
+    told = capsys.readouterr()
+    assert "1 cells to run, 1 are there" in told.err
+    assert "0 cells to run, 2 are there" in told.err
+    assert "## Table 6. Initialisation of the cross-task adapters" in told.out
+    content = json.loads((out / "table-6.json").read_text())
+    after = content["moments"]["after_aggregation"]
+    assert set(after["figures"]) == {"local task adapter", "random"}
+    assert after["figures"]["random"]["captioning"]["sd"] is None
+    assert (out / "table-6.png").read_bytes().startswith(b"\x89PNG")
+    lines = (out / "table-6.csv").read_text().splitlines()
+    assert lines[0].startswith("table,kind,moment,row,column,mean")
+    assert any(line.startswith("6,difference,after_local,random,grounding,") for line in lines)
+
+
+def test_a_cell_that_fails_is_told_and_the_rest_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    arguments = ["--preset", "smoke", "--tables", "6", "--seeds", "1", "--base", "no-such-folder/x"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 1
+    assert (
+        "local task adapter, visual-understanding, seed 0: model.base:" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "cells").exists()
