@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ from pilot_secure.run_data import load_data
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.run_state import share_run
 from protocols import Entropy, Identity, Roster
+from protocols.escrow import MASTER_BYTES, Escrow
 from protocols.identity import KEY_HOLDER, SERVER
 
 
@@ -39,7 +41,8 @@ class Enrolment:
 
     ``tasks`` holds every client of the run in the roster's order, ``secrets`` the identity keys of
     those that live in the process, and of the key holder if it does, ``noise`` what every client
-    adds. A client goes on from what the folder's ``state/`` remembers of it.
+    adds, ``escrow`` the master secret of an escrowed run. A client goes on from what the folder's
+    ``state/`` remembers of it.
     Secrecy: those parties'.
     """
 
@@ -51,6 +54,7 @@ class Enrolment:
     max_samples: int
     secrets: Mapping[str, bytes] = field(repr=False)
     noise: NoisePlan | None = None
+    escrow: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def open(
@@ -70,6 +74,17 @@ class Enrolment:
             tasks=tasks,
             max_samples=max_samples,
             secrets={identity.name: identity.secret() for identity in others},
+            escrow=entropy.read(MASTER_BYTES) if config.security.insecure_escrow else None,
+        )
+
+    def escrowed(self, server: Identity) -> Escrow | None:
+        """Return what `escrow.json` holds of the whole run, if the run is escrowed."""
+        if self.escrow is None:
+            return None
+        secrets = {server.name: server.secret(), **self.secrets}
+        identities = {name: base64.b64encode(secret) for name, secret in secrets.items()}
+        return Escrow(
+            run_id=self.run_id, master=base64.b64encode(self.escrow), identities=identities
         )
 
     def to_keep(self, server: Identity) -> dict[str, Any]:
@@ -80,6 +95,7 @@ class Enrolment:
             "tasks": dict(self.tasks),
             "max_samples": self.max_samples,
             "secrets": {**self.secrets, SERVER: server.secret()},
+            "escrow": self.escrow,
         }
 
     @classmethod
@@ -108,6 +124,7 @@ class Enrolment:
             tasks=kept["tasks"],
             max_samples=kept["max_samples"],
             secrets=secrets,
+            escrow=kept["escrow"],
         )
 
     def split(self, processes: int) -> list[Enrolment]:
@@ -183,7 +200,15 @@ class ClientHost:
         identity = Identity.from_secret(name, enrolment.secrets[name])
         guard, noted = DiskGuard(self._folder.state_folder(name)), NotedJournal(journal)
         client = FederationClient(
-            identity, agreement, data, agreement.method, self.worker, noted, guard, enrolment.noise
+            identity,
+            agreement,
+            data,
+            agreement.method,
+            self.worker,
+            noted,
+            guard,
+            enrolment.noise,
+            enrolment.escrow,
         )
         same = {"identity": identity, "roster": enrolment.roster, "guard": guard}
         self.clients[name] = client

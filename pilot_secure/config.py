@@ -269,6 +269,11 @@ class SecurityConfig(Section):
     dropouts: tuple[DropoutConfig, ...] = Field(
         (), description="fixed schedule of simulated drop-outs (YAML only)"
     )
+    insecure_escrow: bool = Field(
+        False,
+        description="for audits of test runs: write escrow.json, from which anybody opens every "
+        "upload, so that masks, sums and distances can be computed again",
+    )
     keep_payloads: bool = Field(
         True, description="keep every message's bytes beside the transcript, not only its hash"
     )

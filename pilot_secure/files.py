@@ -29,7 +29,9 @@ def told_in_a_sentence(path: Path) -> Iterator[None]:
         raise RunFolderError(os_sentence(error, path)) from error
 
 
-def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
+def write_atomically(
+    path: Path, content: bytes, *, durable: bool = True, mode: int = 0o644
+) -> None:
     """Write a whole file: a reader sees the old file or the new one, never a part.
 
     The parent folder is made if need be. If `durable`, the content is on the disk before the
@@ -42,7 +44,7 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
         try:
             try:
                 _write_all(descriptor, content)
-                os.fchmod(descriptor, 0o644 & ~_umask())
+                os.fchmod(descriptor, mode & ~_umask())
                 if durable:
                     os.fsync(descriptor)
             finally:

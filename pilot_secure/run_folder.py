@@ -2,6 +2,7 @@
 
     config.yaml      the resolved configuration; it repeats the run (with another --out)
     roster.json      the clients' public identities
+    escrow.json      every party's secrets, of a run with `insecure_escrow` only
     summary.json     status, scores, costs (`pilot_secure.summary.Summary`)
     ledger.json      releases and their noise, from which epsilon follows (`pilot_secure.privacy`)
     history.jsonl    losses, scores, selections as they come
@@ -93,6 +94,10 @@ class RunFolder:
         plain = content.model_dump(mode="json") if isinstance(content, BaseModel) else content
         text = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
         write_atomically(self.path / name, text.encode())
+
+    def write_secret(self, name: str, content: BaseModel) -> None:
+        """Write a JSON file that its owner alone may read."""
+        write_atomically(self.path / name, content.model_dump_json(indent=2).encode(), mode=0o600)
 
     def write_summary(self, summary: Summary) -> None:
         """Replace `summary.json`."""

@@ -307,6 +307,9 @@ def prepare(
             SavedRun.open(folder.path).require_base(report.base_sha256)
         else:
             folder.write_json("roster.json", enrolment.roster)
+            escrow = enrolment.escrowed(server_identity)
+            if escrow is not None:
+                folder.write_secret("escrow.json", escrow)
             state.keep_enrolment(enrolment.to_keep(server_identity))
         transcript = TranscriptWriter(
             folder.path,

@@ -9,6 +9,7 @@ generator, seeded by the operating system, and takes no seed from outside.
 from __future__ import annotations
 
 import os
+from typing import Self
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
@@ -41,10 +42,18 @@ class DeterministicEntropy(Entropy):
         digest.update(self._LABEL + len(seed).to_bytes(8, "big") + seed)
         key = digest.finalize()
         self._keystream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+        self._seed, self._read_bytes = seed, 0
+
+    def __reduce__(self) -> tuple[type[Self], tuple[bytes], int]:
+        return type(self), (self._seed,), self._read_bytes
+
+    def __setstate__(self, read_bytes: int) -> None:
+        self.read(read_bytes)
 
     def read(self, num_bytes: int) -> bytes:
         """Return the next ``num_bytes`` of the stream."""
         parts = []
+        self._read_bytes += num_bytes
         while num_bytes > 0:
             size = min(num_bytes, _BLOCK_BYTES)
             parts.append(self._keystream.update(bytes(size)))

@@ -160,3 +160,11 @@ def public_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "cache")
         make_all(root)
         yield root
+
+
+@pytest.fixture(scope="session")
+def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recorded aggregations of nine clients without a model: what an auditor reads."""
+    from good_runs import make_good_run
+
+    return make_good_run(tmp_path_factory.mktemp("audit") / "good")

@@ -106,3 +106,16 @@ print(sorted(name for name in sys.modules if name in ("torch", "transformers", "
     assert "--num-neighbours" in printed
     assert "error: --rounds is 0" in printed
     assert printed.endswith("[]\n")
+
+
+def test_the_auditor_needs_no_model_library_and_no_yaml() -> None:
+    code = """
+sys.modules["yaml"] = None
+import pilot_secure.audit
+for module in pkgutil.walk_packages(pilot_secure.audit.__path__, "pilot_secure.audit."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+from pilot_secure.audit.__main__ import main
+print(main(["verify", "/none"]))
+"""
+    assert run(code).split() == ["2"]

@@ -37,6 +37,7 @@ from pilot_secure.privacy.planning import NoisePlan
 from pilot_secure.privacy.protection import NoisedUpdate, Protection
 from protocols import (
     AggregationClient,
+    AggregationParameters,
     AggregationResult,
     AnswerGuard,
     ClientInputs,
@@ -46,6 +47,7 @@ from protocols import (
     SealedSum,
     results_hash,
 )
+from protocols.escrow import escrowed_entropy
 from protocols.identity import SERVER
 
 FEDERATION_PHASES = frozenset({"train", "evaluate", "clear_update", "clear_deliver"})
@@ -86,6 +88,7 @@ class FederationClient:
         journal: Journal,
         guard: AnswerGuard,
         noise: NoisePlan | None = None,
+        escrow: bytes | None = None,
     ) -> None:
         """Encode the data; ``guard`` must be the one that this client has always had."""
         self.name = identity.name
@@ -98,6 +101,7 @@ class FederationClient:
         self._journal = journal
         self._protection = Protection(self.name, noise, journal.released)
         self._guard = guard
+        self._escrow = escrow
         self._start = method.start(worker)
         self.samples = worker.encode(data)
         self._place: _Place | None = None
@@ -252,10 +256,16 @@ class FederationClient:
             parameters,
             self._identity,
             inputs,
-            Entropy(),
+            self._entropy(parameters),
             roster=self._agreement.roster,
             guard=self._guard,
         )
+
+    def _entropy(self, parameters: AggregationParameters) -> Entropy:
+        """The system's randomness, or that of an escrowed run."""
+        if self._escrow is None:
+            return Entropy()
+        return escrowed_entropy(self._escrow, self.name, parameters)
 
     def _take_home(self, result: AggregationResult) -> None:
         assert self._place is not None

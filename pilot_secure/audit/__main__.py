@@ -1,0 +1,131 @@
+"""Audit a run: ``python -m pilot_secure.audit verify RUN``.
+
+Exit codes of `verify`: 0 if all that must be was checked and nothing failed, 3 if a rule failed, 4
+if a T, K or S rule could not be checked; 2 for a mistake in what was asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from pilot_secure import entry_point
+from pilot_secure.audit.bundle import Bundle, read_escrow
+from pilot_secure.audit.export import export
+from pilot_secure.audit.rule import DEFAULT_MAX_LEVERAGE, Options
+from pilot_secure.audit.table import print_report
+from pilot_secure.audit.verdicts import AuditReport
+from pilot_secure.audit.verify import replay, verify
+from pilot_secure.errors import UsageError
+
+PROGRAM = "python -m pilot_secure.audit"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[0].lower()}{message[1:]}; --help says what can be asked for.")
+
+
+@entry_point.main
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for."""
+    arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog=PROGRAM, description="Audit a run's messages, offline.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_verify(commands)
+    _add_replay(commands)
+    _add_export(commands)
+    return parser
+
+
+def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="RUN", help="run folder or bundle")
+    parser.add_argument(
+        "--roster",
+        type=Path,
+        metavar="FILE",
+        help="roster got by another way (default: RUN's)",
+    )
+
+
+def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser("verify", help="check every rule")
+    _report_arguments(parser)
+    parser.set_defaults(run=_verify)
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    _bundle_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument(
+        "--max-leverage",
+        type=_share,
+        default=DEFAULT_MAX_LEVERAGE,
+        metavar="NUMBER",
+        help="largest leverage that a view may have on one client (L01; 0 to 1; "
+        "default: %(default)s)",
+    )
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 1")
+    return value
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    bundle = Bundle.open(arguments.bundle, arguments.roster)
+    return _tell(verify(bundle, Options(max_leverage=arguments.max_leverage)), arguments)
+
+
+def _tell(report: AuditReport, arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        print(report.model_dump_json(indent=2))
+    else:
+        print_report(report)
+    return report.exit_code
+
+
+def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "replay", help="check every rule, and compute again what escrowed seeds open"
+    )
+    _report_arguments(parser)
+    parser.add_argument(
+        "--escrow", type=Path, required=True, metavar="FILE", help="the run's escrow.json"
+    )
+    parser.set_defaults(run=_replay)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    bundle = Bundle.open(arguments.bundle, arguments.roster)
+    options = Options(max_leverage=arguments.max_leverage)
+    return _tell(replay(bundle, read_escrow(arguments.escrow), options), arguments)
+
+
+def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser("export", help="write what an auditor needs, and nothing else")
+    parser.add_argument("bundle", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="default: RUN-audit")
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    source: Path = arguments.bundle
+    out = arguments.out or source.with_name(f"{source.resolve().name}-audit")
+    size = export(source, out)
+    print(f"{out}: {size.files} files, {size.bytes} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,159 @@
+"""D01, B01: the privacy ledger adds up, and messages are as long as public facts make them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pilot_secure.audit.attempts import Attempt
+from pilot_secure.audit.bundle import LEDGER, Bundle
+from pilot_secure.audit.entries import Entry
+from pilot_secure.audit.rule import Options, Rule
+from pilot_secure.audit.verdicts import Evidence
+from pilot_secure.privacy import ClientLedger, LedgerError, parse_ledger, understated
+from protocols.client_select import padded_list_bytes
+from protocols.client_setup import blinding_bytes
+from protocols.distance_messages import Selection
+from protocols.messages import (
+    Box,
+    Delivery,
+    EncryptedShares,
+    MaskedInput,
+    Plan,
+)
+from protocols.parameters import AggregationParameters
+from protocols.ring import packed_bytes
+from protocols.server_phase import TAG_BYTES
+from protocols.shares import SECRET_BYTES
+
+
+class D01Ledger(Rule):
+    """Each claimed epsilon is what the ledger's releases give, and every upload is a release."""
+
+    id = "D01"
+    title = "privacy ledger recomputed from events ≤ the claimed epsilon"
+    evidence = (Evidence.LEDGER,)
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
+        super().__init__(bundle, options)
+        self._uploaded: dict[tuple[str, int, int], int] = {}
+
+    def see(self, entry: Entry, attempt: Attempt | None) -> None:
+        """Note which client sent an upload in which stage of which round."""
+        if attempt is None or attempt.parameters is None or entry.from_server:
+            return
+        if entry.record.phase == "masked_input":
+            place = (entry.client, attempt.parameters.round, attempt.parameters.stage)
+            self._uploaded.setdefault(place, entry.record.seq)
+
+    def finish(self) -> None:
+        """Compute every epsilon again."""
+        content = self.bundle.content(LEDGER)
+        if content is None:
+            self.moot = "no differential privacy is claimed: there is no ledger.json"
+            return
+        try:
+            ledger = parse_ledger(content)
+        except LedgerError as error:
+            self.fail(LEDGER, None, str(error), "a privacy ledger")
+            return
+        claims = {entry.client: entry for entry in ledger.clients if entry.epsilon is not None}
+        if not claims:
+            self.moot = "the ledger claims no finite epsilon"
+            return
+        self._check_releases(claims)
+        try:
+            found = understated(ledger)
+        except ImportError:
+            self.lack("dp-accounting, which recomputes an epsilon, is not installed")
+            return
+        self.checked += len(claims)
+        for client, (claimed, recomputed) in found.items():
+            what = f"{client} is claimed an epsilon of {claimed:.4f}"
+            self.fail(LEDGER, None, what, f"{recomputed:.4f}, from its releases")
+
+    def _check_releases(self, claims: Mapping[str, ClientLedger]) -> None:
+        """Whoever uploaded in a stage has a release of that stage in the ledger."""
+        for (client, round_number, stage), seq in self._uploaded.items():
+            if client not in claims:
+                continue
+            self.checked += 1
+            releases = claims[client].releases
+            if not any((r.round, r.stage) == (round_number, stage) for r in releases):
+                what = f"{client} uploaded in round {round_number}, stage {stage}"
+                self.fail(LEDGER, seq, what, "a release of that stage in the ledger")
+
+
+class B01Bytes(Rule):
+    """Boxes, shares and vectors have their public lengths: there is no room for anything else."""
+
+    id = "B01"
+    title = "bytes per phase = canonical lengths"
+    compares = True
+
+    def see(self, entry: Entry, attempt: Attempt | None) -> None:
+        """Compare a message's variable parts with what the parameters make them."""
+        if attempt is None or attempt.parameters is None or entry.frame is None:
+            return
+        self.checked += 1
+        match entry.message:
+            case EncryptedShares() as message:
+                size = share_box_bytes(attempt.parameters, entry.client)
+                self._boxes(entry, attempt, message.boxes, size, "shares")
+                peers = set(attempt.to(entry.client).members or ()) - {entry.client}
+                if attempt.parameters.graph is None and len(message.boxes) != len(peers):
+                    found = f"{len(message.boxes)} boxes of shares"
+                    self.fail_at(entry, attempt, found, f"one for each of {len(peers)} peers")
+            case Selection() as message:
+                size = padded_list_bytes(attempt.parameters.most_neighbours) + TAG_BYTES
+                self._boxes(entry, attempt, message.boxes, size, "neighbour list")
+                hidden = attempt.parameters.neighbour_visibility == "hidden"
+                if hidden and message.neighbours:
+                    found = "names although lists are hidden"
+                    self.fail_at(entry, attempt, found, "an empty list")
+            case Plan() as message:
+                self._plan(entry, attempt, message)
+            case MaskedInput() as message:
+                due = [s.id for s in attempt.plan if entry.client in s.contributors]
+                sent = [term.sum_id for term in message.inputs]
+                if attempt.to(entry.client).sums is not None and sent != due:
+                    found = f"terms of {', '.join(sent) or 'nothing'}"
+                    self.fail_at(entry, attempt, found, f"terms of {', '.join(due)}")
+                for term in message.inputs:
+                    self._vector(entry, attempt, term.sum_id, len(term.packed))
+            case Delivery() as message:
+                for opened in (*message.opened, *([message.sealed] if message.sealed else [])):
+                    self._vector(entry, attempt, opened.sum_id, len(opened.packed))
+
+    def _boxes(
+        self, entry: Entry, attempt: Attempt, boxes: tuple[Box, ...], size: int, what: str
+    ) -> None:
+        for box in boxes:
+            if len(box.ciphertext) != size:
+                found = f"{len(box.ciphertext)} bytes of {what} for {box.party}"
+                self.fail_at(entry, attempt, found, f"{size}")
+
+    def _plan(self, entry: Entry, attempt: Attempt, message: Plan) -> None:
+        assert attempt.parameters is not None
+        for part in message.shares:
+            size = share_box_bytes(attempt.parameters, part.party)
+            if len(part.ciphertext) != size:
+                found = f"{len(part.ciphertext)} bytes of shares from {part.party}"
+                self.fail_at(entry, attempt, found, f"{size}")
+        size = padded_list_bytes(attempt.parameters.most_neighbours) + TAG_BYTES
+        self._boxes(entry, attempt, message.selections, size, "neighbour list")
+
+    def _vector(self, entry: Entry, attempt: Attempt, sum_id: str, size: int) -> None:
+        p = attempt.parameters
+        assert p is not None
+        if sum_id not in {spec.id for spec in p.sums}:
+            self.fail_at(entry, attempt, f"a vector for {sum_id}", "a sum of the parameters")
+            return
+        due = packed_bytes(p.ring_bits, p.vector_lengths[p.sum(sum_id).vector])
+        if size != due:
+            self.fail_at(entry, attempt, f"{size} bytes for {sum_id}", f"{due}")
+
+
+def share_box_bytes(parameters: AggregationParameters, owner: str) -> int:
+    """The public length of one box of ``owner``'s shares."""
+    secrets = SECRET_BYTES * (1 + len(parameters.sums_of(owner)))
+    return secrets + blinding_bytes(parameters) + TAG_BYTES
