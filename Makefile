@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help install simulate test lint typecheck unit test-slow wheel spin fuzz vectors \
+.PHONY: plant help install simulate test lint typecheck unit test-slow wheel spin fuzz vectors \
 	bench-secure clean \
         spin fuzz vectors bench-secure
 
@@ -52,6 +52,9 @@ fuzz: install  ## feed the protocol machines hostile bytes for a minute (install
 	$(BIN)/python -m pip install -q atheris
 	corpus=$$(mktemp -d) && $(BIN)/python tests/fuzz/machines.py --seeds $$corpus \
 	&& $(BIN)/python tests/fuzz/machines.py -max_total_time=60 -artifact_prefix=$$corpus/ $$corpus
+
+plant: install  ## record a run with one rule of the audit broken: RULE=T01 OUT=folder
+	PYTHONPATH=.:tests/audit:tests/protocols $(BIN)/python tests/audit/planting.py $(RULE) $(OUT)
 
 vectors: install  ## write the aggregation's test vectors again and verify them independently
 	$(BIN)/python tests/vectors/make_aggregation.py

@@ -11,10 +11,10 @@ from pilot_secure.audit.bundle import Bundle
 from pilot_secure.audit.declared import DeclaredParameters, Problems
 from pilot_secure.audit.entries import Entry
 from pilot_secure.audit.verdicts import AttemptSummary
-from protocols.client_setup import claimed_sender
 from protocols.codec import CodecError
 from protocols.distance_messages import HolderKeys, Selection
 from protocols.errors import PeerError
+from protocols.frame import claimed_sender
 from protocols.graph import peers_of
 from protocols.identity import sha256
 from protocols.messages import (

@@ -146,3 +146,9 @@ def chain(folder: Path, records: list[TranscriptRecord]) -> str:
         lines.append(chained.model_dump_json() + "\n")
     (folder / TRANSCRIPT).write_text("".join(lines))
     return last
+
+
+def records_of(folder: Path) -> list[TranscriptRecord]:
+    """All records of a folder."""
+    lines = (folder / TRANSCRIPT).read_bytes().splitlines()
+    return [TranscriptRecord.model_validate_json(line) for line in lines]

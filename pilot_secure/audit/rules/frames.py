@@ -8,7 +8,6 @@ from pilot_secure.audit.attempts import Attempt
 from pilot_secure.audit.entries import Entry, Stage, open_entry
 from pilot_secure.audit.rule import Rule
 from pilot_secure.audit.verdicts import Evidence
-from protocols.client_setup import claimed_sender
 from protocols.distance_messages import (
     BlindedCall,
     DistanceRelease,
@@ -17,6 +16,7 @@ from protocols.distance_messages import (
     RowDelivery,
 )
 from protocols.errors import PeerError
+from protocols.frame import claimed_sender
 from protocols.identity import KEY_HOLDER, sha256
 from protocols.messages import Advertisements
 from protocols.states import CLIENT, HOLDER

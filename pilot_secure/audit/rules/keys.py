@@ -12,7 +12,7 @@ from protocols.distance_frames import HEADER_BYTES, SEED_BYTES, Kind, closing_ha
 from protocols.distance_lengths import distance_upload_bytes, holder_keys_bytes, measured_length
 from protocols.distance_messages import BlindedUpload, DistanceUpload, HolderKeys
 from protocols.errors import ParameterError
-from protocols.keys import SmallOrderKey, check_public_key
+from protocols.keys import UnusableKey, check_public_key
 from protocols.messages import Advertisement
 from protocols.parameter_sets import PARAMETER_SETS
 from protocols.parameters import AggregationParameters
@@ -114,7 +114,7 @@ class K02UsableKeys(Rule):
         self.checked += 1
         try:
             check_public_key(key)
-        except SmallOrderKey as error:
+        except UnusableKey as error:
             self.fail_at(entry, attempt, f"{field}: {error}", "a key of which a secret follows")
             return
         if key in self._identities:

@@ -66,20 +66,20 @@ class Reopening:
         for client in sorted(attempt.uploads):
             best: Term | None = None
             for term in terms(self._bundle, attempt, self._secrets, client):
-                self._check(attempt, term)
+                sound = self._check(attempt, term)
                 self._note(found, term)
                 if client in survivors:
                     self._add(found, term)
                 selected = self._secrets.parameters.sum(term.planned.id).contributors == "selected"
-                if selected and term.scalars[2] > (best.scalars[2] if best else 0):
+                if sound and selected and term.scalars[2] > (best.scalars[2] if best else 0):
                     best = term
             if best is not None:
                 self._sketch(found, best)
         found.lists = hidden_lists(self._bundle, attempt, self._secrets)
         return found
 
-    def _check(self, attempt: Attempt, term: Term) -> None:
-        """A term without its masks is an encoding: scalars and coordinates are possible."""
+    def _check(self, attempt: Attempt, term: Term) -> bool:
+        """Whether a term without its masks is an encoding: possible scalars and coordinates."""
         p = self._secrets.parameters
         samples, steps, both = term.scalars
         spec = p.sum(term.planned.id)
@@ -94,6 +94,8 @@ class Reopening:
         if not possible or largest > allowed * (1 + 2.0**-20) + 1:
             found = f"{term.client}'s term of {term.planned.id} less its masks is no encoding"
             self.faults.append((attempt.label, term.seq, found))
+            return False
+        return True
 
     @staticmethod
     def _note(found: Reopened, term: Term) -> None:
