@@ -27,6 +27,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from protocols.distance_frames import DIGEST_BYTES
 from protocols.distances import DistanceParty, reply_length, upload_length
 from protocols.entropy import Entropy
 from protocols.key_holder import (
@@ -35,7 +36,6 @@ from protocols.key_holder import (
     KeyHolderClient,
     holder_upload_length,
     keys_length,
-    result_length,
 )
 from protocols.sketch import sketch
 
@@ -135,13 +135,9 @@ def _hundred(size: int, clients: int = 100) -> None:
     row("key holder: client", units["upload"], holder_upload_length(HOLDER, size))
     row("key holder: client, download (keys)", None, keys_length(HOLDER))
     server = units["keys"] + clients * units["load"] + pairs * units["pair"]
-    row("key holder: server, results to the holder", server, pairs * result_length(HOLDER))
-    holder = server + pairs * units["open"]
-    row(
-        "key holder: holder, uploads that it repeats",
-        holder,
-        clients * holder_upload_length(HOLDER, size),
-    )
+    handed = clients * holder_upload_length(HOLDER, size) + pairs * DIGEST_BYTES
+    row("key holder: server, uploads it hands over", server, handed)
+    row("key holder: holder", server + pairs * units["open"], handed)
 
 
 def _peer_units(size: int) -> tuple[float, float, float]:
@@ -171,15 +167,15 @@ def _holder_units(size: int, clients: int = 5) -> dict[str, float]:
     alone = {"000": uploads["000"]}
     load = _median_cpu(lambda: server.evaluate(alone))
     whole = _median_cpu(lambda: server.evaluate(uploads))
-    results = server.evaluate(uploads)
-    pair = (whole - clients * load) / len(results)
-    _, release = _cpu(lambda: holder.release(uploads, results))
+    digests = server.digests(uploads)
+    pair = (whole - clients * load) / len(digests)
+    _, release = _cpu(lambda: holder.release(uploads, digests))
     return {
         "upload": statistics.median(seconds for _, seconds in timed),
         "keys": keys_s,
         "load": load,
         "pair": pair,
-        "open": max(0.0, (release - whole - keys_s) / len(results)),
+        "open": max(0.0, (release - whole - keys_s) / len(digests)),
     }
 
 

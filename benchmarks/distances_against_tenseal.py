@@ -146,10 +146,10 @@ def _key_holder_once(vectors: np.ndarray, side: Side, *, flooded: bool) -> float
     side.upload_bytes = len(uploads["000"])
     server = side.timed("server: load keys", lambda: DistanceServer(name, length, holder.keys()))
     for _ in range(REPEATED["server: all pairs"]):
-        results = side.timed("server: all pairs", lambda: server.evaluate(uploads))
+        digests = side.timed("server: all pairs", lambda: server.digests(uploads))
     with _flooding("protocols.key_holder", flooded):
         step = "holder: repeat, open, release"
-        rows = side.timed(step, lambda: holder.release(uploads, results))
+        rows = side.timed(step, lambda: holder.release(uploads, digests))
     return _worst(vectors, {(int(a), int(b)): d for a, row in rows.items() for b, d in row.items()})
 
 

@@ -45,7 +45,7 @@ def holder_keys_bytes(parameters: AggregationParameters) -> int:
 def largest_distance_content(parameters: AggregationParameters) -> int:
     """Return a bound on what the largest distance message of an attempt carries.
 
-    That is all uploads, and under key-holder trust all pairs' results beside them.
+    That is all uploads, and under key-holder trust a hash for every pair beside them.
     """
     size = len(parameters.cohort)
     if parameters.distances == "none":
@@ -53,8 +53,5 @@ def largest_distance_content(parameters: AggregationParameters) -> int:
     uploads = size * (distance_upload_bytes(parameters) + 512)
     if parameters.distances == "peer":
         return uploads
-    from protocols.key_holder import result_length
-
     pairs = size * (size - 1) // 2
-    results = pairs * (result_length(parameters.distance_parameter_set) + 256)
-    return uploads + results + holder_keys_bytes(parameters)
+    return uploads + pairs * 256 + holder_keys_bytes(parameters)

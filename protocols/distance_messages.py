@@ -101,15 +101,19 @@ class BlindedUpload(Message):
 
 
 class PairResult(Wire):
-    """The encrypted distance of two clients, ``one`` before ``other``, by the server."""
+    """The hash of the server's encrypted distance of two clients, ``one`` before ``other``."""
 
     one: Name
     other: Name
-    result: Encrypted
+    digest: Digest
 
 
 class ReleaseRequest(Message):
-    """Server: release the distances of these signed uploads; ``results`` has every pair."""
+    """Server: release the distances of these signed uploads; ``results`` has every pair.
+
+    The holder evaluates the uploads itself, so that no ciphertext of the server's making has a
+    place here; by the hashes it refuses where server and holder evaluate differently.
+    """
 
     bulky: ClassVar[bool] = True
     kind: Literal["release_request"] = "release_request"

@@ -189,7 +189,7 @@ class AggregationKeyHolder:
         """Repeat the evaluation on the signed uploads, and give each client its own row."""
         frames = self._signed_uploads(state, message)
         uploads = {name: upload.upload for name, (_, upload) in frames.items()}
-        rows = state.distances.release(uploads, _results(message))
+        rows = state.distances.release(uploads, _digests(message))
         names = sorted(rows)
         squared = {(a, b): rows[a][b] for a in names for b in names if a < b}
         entries = make_entries(squared, self._entropy)
@@ -242,11 +242,11 @@ class AggregationKeyHolder:
         return frames
 
 
-def _results(message: ReleaseRequest) -> dict[Pair, bytes]:
-    results = {(item.one, item.other): item.result for item in message.results}
-    if len(results) != len(message.results):
+def _digests(message: ReleaseRequest) -> dict[Pair, bytes]:
+    digests = {(item.one, item.other): item.digest for item in message.results}
+    if len(digests) != len(message.results):
         raise BadDistance(SERVER, "distance_release", "two results for one pair")
-    return results
+    return digests
 
 
 def _sealed(state: Keyed, name: str, row: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 The holder publishes keys; each client encrypts its blinded sketch with the public key; the server
 computes every pair's distance; the holder repeats the computation on the clients' signed uploads,
-decrypts only what agrees, and gives each client its own row. Contents of the frames::
+decrypts only that, where both agree, and gives each client its own row. Contents of the frames::
 
     keys   = seed (32) ‖ public key body ‖ switching key bodies
     upload = closing hash of keys ‖ for each chunk: both polynomials
@@ -20,7 +20,7 @@ together open everything; server and holder together see blinded sketches.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations, permutations
 from typing import Any
 
@@ -211,18 +211,30 @@ class DistanceServer:
         Raises:
             BadDistance: naming the client whose upload is not canonical.
         """
+        return dict(self.each(uploads, pairs))
+
+    def digests(self, uploads: Mapping[str, bytes]) -> dict[Pair, bytes]:
+        """The closing hash of every pair's encrypted distance, without keeping any of them.
+
+        Raises:
+            BadDistance: as in :meth:`evaluate`.
+        """
+        return {pair: closing_hash(result) for pair, result in self.each(uploads)}
+
+    def each(
+        self, uploads: Mapping[str, bytes], pairs: Collection[Pair] | None = None
+    ) -> Iterator[tuple[Pair, bytes]]:
+        """What :meth:`evaluate` returns, one pair after the other."""
         wanted = list(combinations(sorted(uploads), 2)) if pairs is None else sorted(pairs)
         names = uploads.keys() if pairs is None else {name for pair in wanted for name in pair}
         ring, keys = self._ring, self._keys
         loaded = {name: self._load(uploads[name], name) for name in sorted(names)}
         norms = {name: conjugate_product(ring, chunks, chunks) for name, chunks in loaded.items()}
-        results = {}
         for a, b in wanted:
             product = conjugate_product(ring, loaded[a], loaded[b])
             total = squared_distance(ring, norms[a], norms[b], product, keys.switching)
             inputs = closing_hash(uploads[a]) + closing_hash(uploads[b])
-            results[a, b] = self._result(total, inputs)
-        return results
+            yield (a, b), self._result(total, inputs)
 
     def _result(self, total: Any, inputs: bytes) -> bytes:
         self._ring.to_last_level(total)
@@ -287,13 +299,14 @@ class KeyHolder:
         return close_frame(header(Kind.HOLDER_KEYS, self._parameters, self._length), content)
 
     def release(
-        self, uploads: Mapping[str, bytes], results: Mapping[Pair, bytes]
+        self, uploads: Mapping[str, bytes], digests: Mapping[Pair, bytes]
     ) -> dict[str, dict[str, float]]:
         """Each client's row of squared distances, for that client alone.
 
-        Only what equals this holder's own evaluation of the signed ``uploads`` is decrypted; it
-        is flooded, range-checked, checked against the triangle inequality and rounded. Once per
-        key, since a second release would average the flooding away.
+        Nothing but this holder's own evaluation of the signed ``uploads`` is decrypted, and that
+        only where its hash is the server's; it is flooded, range-checked, checked against the
+        triangle inequality and rounded. Once per key, since a second release would average the
+        flooding away.
 
         Raises:
             BadDistance: naming the server for a result that is missing, unasked for or not the
@@ -303,13 +316,12 @@ class KeyHolder:
         if self._spent:
             raise LocalProtocolError("this key has released its distances")
         self._spent = True
-        server = DistanceServer(self._parameters.name, self._length, self._keys)
-        expected = server.evaluate(uploads)
-        if set(results) != set(expected):
+        if set(digests) != set(combinations(sorted(uploads), 2)):
             raise BadDistance(SERVER, PHASE, "results for other pairs than the uploads give")
+        own = DistanceServer(self._parameters.name, self._length, self._keys)
         rows: dict[str, dict[str, float]] = {name: {} for name in sorted(uploads)}
-        for pair, result in results.items():
-            if result != expected[pair]:
+        for pair, result in own.each(uploads):
+            if digests[pair] != closing_hash(result):
                 reason = f"the result for {pair} is not the evaluation of the signed uploads"
                 raise BadDistance(SERVER, PHASE, reason)
             a, b = pair

@@ -18,7 +18,7 @@ from protocols.distance_messages import (
     ReleaseRequest,
     RowDelivery,
 )
-from protocols.distance_table import num_pairs, row_bytes
+from protocols.distance_table import Pair, num_pairs, row_bytes
 from protocols.errors import AttemptAborted, BadDistance, MalformedMessage
 from protocols.frame import expect, frame_hash, open_frame
 from protocols.identity import KEY_HOLDER, SERVER
@@ -117,9 +117,9 @@ class BlindedUploading(Phase):
             )
         self.enough(clients)
         uploads = {name: self._uploads[name].upload for name in clients}
-        results = self._holder.distances.evaluate(uploads)
+        digests = self._holder.distances.digests(uploads)
         frames = {name: self._frames[name] for name in clients}
-        return Releasing(self.setup, frames, results)
+        return Releasing(self.setup, frames, digests)
 
 
 class Releasing(Phase):
@@ -131,10 +131,10 @@ class Releasing(Phase):
         self,
         setup: Setup,
         uploads: Mapping[str, bytes],
-        results: Mapping[tuple[str, str], bytes],
+        digests: Mapping[Pair, bytes],
     ) -> None:
         super().__init__(setup.context, tuple(sorted(uploads)), setup.session)
-        self.setup, self._uploads, self._results = setup, uploads, results
+        self.setup, self._uploads, self._digests = setup, uploads, digests
         self._release: DistanceRelease | None = None
 
     @property
@@ -143,15 +143,15 @@ class Releasing(Phase):
         return (KEY_HOLDER,)
 
     def request(self, client: str) -> ReleaseRequest:
-        """Return the signed uploads and the encrypted distances computed from them."""
+        """Return the signed uploads, and the hash of each encrypted distance computed from them."""
         return ReleaseRequest(
             session=self.session,
             sender=SERVER,
             recipient=client,
             uploads=tuple(self._uploads[name] for name in self.clients),
             results=tuple(
-                PairResult(one=one, other=other, result=result)
-                for (one, other), result in sorted(self._results.items())
+                PairResult(one=one, other=other, digest=digest)
+                for (one, other), digest in sorted(self._digests.items())
             ),
         )
 

@@ -14,6 +14,7 @@ from protocols.blinding import blind, blinded_length
 from protocols.ckks import Ring
 from protocols.ckks_check import ring_for
 from protocols.conjugate_products import prepare
+from protocols.distance_frames import closing_hash
 from protocols.distance_values import NormBoundExceeded, Vector, slot_chunks
 from protocols.distances import DistanceParty
 from protocols.entropy import DeterministicEntropy, Entropy
@@ -48,6 +49,14 @@ class Cohort:
     server: DistanceServer
     results: dict[tuple[str, str], bytes]
 
+    def release(self) -> dict[str, dict[str, float]]:
+        """What the holder opens where server and holder agree."""
+        return self.holder.release(self.uploads, _hashes(self.results))
+
+
+def _hashes(results: dict[tuple[str, str], bytes]) -> dict[tuple[str, str], bytes]:
+    return {pair: closing_hash(result) for pair, result in results.items()}
+
 
 def _cohort(count: int, length: int, blinding: bytes = BLINDING) -> Cohort:
     vectors = np.random.default_rng(7).standard_normal((count, length))
@@ -74,7 +83,7 @@ def _index(name: str) -> int:
 @pytest.mark.parametrize("length", [1, 100, 9000])
 def test_rows_are_within_the_bound_and_symmetric(length: int) -> None:
     cohort = _cohort(3, length)
-    rows = cohort.holder.release(cohort.uploads, cohort.results)
+    rows = cohort.release()
     for a, row in rows.items():
         assert set(row) == set(rows) - {a}
         for b, value in row.items():
@@ -87,7 +96,7 @@ def test_exact_before_flooding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_holder, "uniform_flood", lambda *_: 0)
     monkeypatch.setattr(key_holder, "released", lambda squared, *_: squared)
     cohort = _cohort(2, 9000)
-    rows = cohort.holder.release(cohort.uploads, cohort.results)
+    rows = cohort.release()
     true = float(np.sum((cohort.vectors[0] - cohort.vectors[1]) ** 2))
     error = abs(rows["client-01"]["client-02"] - true)
     assert error <= PARAMETERS.exact_error_bound * BOUND**2
@@ -102,8 +111,8 @@ def test_a_drop_out_is_no_candidate(small: Cohort) -> None:
         )
         for name in ("client-01", "client-03")
     }
-    results = DistanceServer(SET, 100, holder.keys()).evaluate(uploads)
-    rows = holder.release(uploads, results)
+    digests = DistanceServer(SET, 100, holder.keys()).digests(uploads)
+    rows = holder.release(uploads, digests)
     assert {name: set(row) for name, row in rows.items()} == {
         "client-01": {"client-03"},
         "client-03": {"client-01"},
@@ -119,6 +128,7 @@ def test_lengths_are_public(small: Cohort) -> None:
 def test_evaluation_is_a_function_of_the_uploads(small: Cohort) -> None:
     again = DistanceServer(SET, 100, small.holder.keys()).evaluate(small.uploads)
     assert again == small.results
+    assert small.server.digests(small.uploads) == _hashes(small.results)
     pairs = list(small.results)
     parts = [small.server.evaluate(small.uploads, part) for part in (pairs[:1], pairs[1:])]
     assert {**parts[0], **parts[1]} == small.results
@@ -127,9 +137,9 @@ def test_evaluation_is_a_function_of_the_uploads(small: Cohort) -> None:
 
 def test_one_release_per_key() -> None:
     cohort = _cohort(2, 10)
-    cohort.holder.release(cohort.uploads, cohort.results)
+    cohort.release()
     with pytest.raises(LocalProtocolError):
-        cohort.holder.release(cohort.uploads, cohort.results)
+        cohort.release()
 
 
 def test_one_upload_per_client(small: Cohort) -> None:
@@ -245,7 +255,7 @@ def test_results_that_are_missing_or_swapped_are_refused() -> None:
         else:
             results[first], results[second] = results[second], results[first]
         with pytest.raises(BadDistance, match="server"):
-            cohort.holder.release(cohort.uploads, results)
+            cohort.holder.release(cohort.uploads, _hashes(results))
 
 
 def test_impossible_triangles_are_refused(small: Cohort) -> None:
@@ -305,7 +315,8 @@ def _coordinate_result(cohort: Cohort, pair: tuple[str, str], slot: int) -> byte
 def test_the_decryption_oracle() -> None:
     """A server that forwards coordinates as distances reads them, unless the holder repeats.
 
-    Without the repetition every pair's "distance" is one coordinate of client-01.
+    Without the repetition every pair's "distance" is one coordinate of client-01. The holder opens
+    its own evaluation only, and takes hashes, which leave a server nothing else to have opened.
     """
     cohort = _cohort(6, 64)
     blinded = slot_chunks(blind(cohort.vectors[0], BLINDING), LENGTH)[0]
@@ -320,7 +331,7 @@ def test_the_decryption_oracle() -> None:
         read.append(float(cohort.holder._secret.decrypt_constant(constant, second)))
     assert _correlation(np.array(read), blinded[: len(read)].real) > 0.9999
     with pytest.raises(BadDistance, match="not the evaluation") as caught:
-        cohort.holder.release(cohort.uploads, forged)
+        cohort.holder.release(cohort.uploads, _hashes(forged))
     assert caught.value.party == "server"
 
 

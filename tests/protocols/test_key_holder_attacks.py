@@ -152,11 +152,11 @@ def test_a_swapped_ciphertext_is_refused() -> None:
     """The server computes with client-01's ciphertext in the victim's place."""
 
     def swap(message):
-        results = {(r.one, r.other): r.result for r in message.results}
+        results = {(r.one, r.other): r.digest for r in message.results}
         victim, other = ("client-01", "client-03"), ("client-01", "client-02")
         results[victim] = results[other]
         return {
-            "results": tuple(PairResult(one=a, other=b, result=r) for (a, b), r in results.items())
+            "results": tuple(PairResult(one=a, other=b, digest=d) for (a, b), d in results.items())
         }
 
     _, error = release_with(swap)
@@ -218,16 +218,35 @@ def test_an_upload_of_an_earlier_attempt_is_refused() -> None:
 
 
 def test_the_holder_is_no_decryption_oracle() -> None:
-    """A victim's ciphertext as the "distance" of a pair: signed, canonical, and no evaluation."""
+    """Ciphertexts have no place in the request; the hash of another one opens nothing."""
 
-    def forward(message):
-        first = message.results[0]
-        body = first.result[:10] + first.result[10:74] + bytes(len(first.result) - 74 - 32)
-        forged = first.model_copy(update={"result": body + sha256(body)})
+    def other_hash(message):
+        forged = message.results[0].model_copy(update={"digest": sha256(message.uploads[0])})
         return {"results": (forged, *message.results[1:])}
 
-    _, error = release_with(forward)
+    _, error = release_with(other_hash)
     assert "is not the evaluation" in error.reason
+
+    def ciphertext(message):
+        forged = message.results[0].model_copy(update={"digest": message.uploads[0]})
+        return {"results": (forged, *message.results[1:])}
+
+    federation = four().run(until="distance_release")
+    request = federation.server.request(KEY_HOLDER)
+    message = read(federation, SERVER, request)
+    with pytest.raises(MalformedMessage, match="results"):
+        federation.holder.handle(
+            seal(message.model_copy(update=ciphertext(message)), federation.server_identity)
+        )
+    assert federation.holder.state == "keyed"
+
+
+def test_the_request_grows_with_the_uploads_not_with_the_pairs() -> None:
+    """A hundred clients have 4950 encrypted distances of 66 KB, of which 32 bytes each are sent."""
+    federation = four().run(until="distance_release")
+    request = federation.server.request(KEY_HOLDER)
+    uploads = read(federation, SERVER, request).uploads
+    assert len(request) < sum(map(len, uploads)) + 6 * 128 + 512
 
 
 def test_a_second_release_is_refused() -> None:
@@ -569,10 +588,10 @@ def test_the_holder_refuses_unequal_blinding_too() -> None:
         federation.server.accept(name, reply)
     frames = phase._frames
     uploads = {n: u.upload for n, u in phase._uploads.items()}
-    results = phase._holder.distances.evaluate(uploads)
+    digests = phase._holder.distances.digests(uploads)
     from protocols.server_holder import Releasing
 
-    request = Releasing(phase.setup, frames, results).request(KEY_HOLDER)
+    request = Releasing(phase.setup, frames, digests).request(KEY_HOLDER)
     with pytest.raises(BadDistance, match="different blinding secrets"):
         federation.holder.handle(seal(request, federation.server_identity))
 
