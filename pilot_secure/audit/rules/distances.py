@@ -62,7 +62,7 @@ class H01Ckks(Rule):
 class H02Release(Rule):
     """What is opened is an evaluation of signed inputs, and one number only.
 
-    Under key-holder trust the server's results are computed again from the uploads beside them;
+    Under key-holder trust the hashes of results are computed again from the uploads beside them;
     under peer trust a reply has the public length of one extracted result.
     """
 
@@ -116,11 +116,11 @@ class H02Release(Rule):
         self.checked += 1
         try:
             server = DistanceServer(p.distance_parameter_set, measured_length(p), self._keys)
-            due = server.evaluate(uploads)
+            due = server.digests(uploads)
         except ProtocolError as error:
             self.fail_at(entry, attempt, f"uploads that do not evaluate: {error}", "signed uploads")
             return
-        asked = {(item.one, item.other): item.result for item in message.results}
+        asked = {(item.one, item.other): item.digest for item in message.results}
         for one, other in sorted(due.keys() | asked.keys()):
             if due.get((one, other)) == asked.get((one, other)):
                 continue
