@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,10 @@ for _first, _resolvers in _Loader.yaml_implicit_resolvers.items():
 
 def dump_config(config: BaseModel, comment: str) -> str:
     """A configuration as a YAML file that `read_config_file` reads back, under a comment."""
+    return dump_settings(config.model_dump(mode="json"), comment)
+
+
+def dump_settings(content: Mapping[str, Any], comment: str) -> str:
+    """Some of a configuration's fields as a YAML file, under a comment; the rest are defaults."""
     lines = "".join(f"# {line}\n" for line in comment.splitlines())
-    content = config.model_dump(mode="json")
-    return lines + yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return lines + yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True)

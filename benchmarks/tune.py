@@ -1,0 +1,193 @@
+"""Choose every method's hyper-parameters with the same budget, on data that no table is scored on.
+
+    python -m benchmarks.tune --preset embedded --jobs 2
+    python -m benchmarks.tune --preset embedded --methods pilot fedavg --scenarios general-vqa
+
+Each method has eight trials: four learning rates (of LoRA in both stages), times two values of one
+knob of its own or, where a method has none, of the connector's learning rate. A trial is one run in
+the clear with a seed of its own, far from those of the tables: the embedded scenarios then draw
+other clients with other samples to train and to validate on. With the user's own files, part of the
+training file is validated on instead of the test file.
+
+A trial's mark is the mean over tasks of its score after the last aggregation (or ``--moment``) in
+percent of the task's best over all trials of all methods. The best trial of each method is written
+to configs/tuned/PRESET/SCENARIO/METHOD.yaml, and every trial's mark to evidence.json beside it.
+Trials are cells in ``--out``: called again, the search goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.cells import ROOT, Cell, code_sha256, merged, run_cells
+from benchmarks.tables.figures import MOMENTS, columns, tasks_of
+from benchmarks.tables.layouts import GENERAL, VISUAL, Row
+from benchmarks.tables.presets import PRESETS, TUNED, Preset
+from pilot_secure.config_file import dump_settings
+from pilot_secure.errors import ConfigError
+from pilot_secure.federation.methods import METHODS
+from pilot_secure.files import write_atomically
+
+VALIDATION_SEED = 1_000_000
+RATES = {"embedded": (1.5e-3, 3e-3, 6e-3, 1.2e-2), "paper": (1e-5, 2e-5, 4e-5, 1e-4)}
+SIZES: dict[str, Any] = {"embedded": {"data": {"test_samples": 100}}}
+CONNECTOR = [{"training": {"connector_rate_factor": factor}} for factor in (0.3, 1.0)]
+KNOBS: dict[str, list[dict[str, Any]]] = {
+    "pilot": [{"federation": {"num_neighbours": m}} for m in (2, 6)],
+    "fedprox": [{"methods": {"proximal_weight": mu}} for mu in (0.01, 0.1)],
+    "fedadam": [{"methods": {"server_learning_rate": eta}} for eta in (3e-3, 1e-2)],
+    "feddpa": [{"methods": {"feddpa_max_weight": most}} for most in (0.5, 1.0)],
+}
+
+Trials = dict[str, list[tuple[dict[str, Any], Cell]]]
+
+
+def trials(preset: Preset, name: str, scenario: str, methods: Sequence[str]) -> Trials:
+    """Return each method's candidate settings, with the cell that tries them."""
+    found: Trials = {}
+    for method in methods:
+        for rate in RATES[name]:
+            for knob in KNOBS.get(method, CONNECTOR):
+                rates = {"learning_rate_stage1": rate, "learning_rate_stage2": rate}
+                chosen = merged({"training": rates}, knob)
+                row = Row(f"{method} {_short(chosen)}", method, merged(SIZES.get(name, {}), chosen))
+                cell = preset.cell(scenario, row, VALIDATION_SEED, secure=False, tuned=False)
+                without = {"federation": {"score_base": False}}
+                settings = _validated_on_training_files(merged(cell.settings, without))
+                found.setdefault(method, []).append((chosen, Cell(cell.label, settings)))
+    return found
+
+
+def _validated_on_training_files(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave the test files out, so that part of each training file is held out and scored."""
+    clients = settings.get("data", {}).get("clients")
+    if not clients:
+        return settings
+    kept = [{k: v for k, v in entry.items() if k != "test"} for entry in clients]
+    return merged(settings, {"data": {"clients": kept}})
+
+
+def marks(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, list[float]]:
+    """Return each trial's mark, given its score by task: in percent of the best, task by task."""
+    every = [trial for trials in scores.values() for trial in trials]
+    best = {task: max(trial[task] for trial in every) for task in every[0]}
+    return {
+        method: [
+            fmean(100 * trial[task] / best[task] if best[task] > 0 else 100.0 for task in best)
+            for trial in trials
+        ]
+        for method, trials in scores.items()
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _options(argv)
+    preset = PRESETS[options.preset]
+    problems: list[str] = []
+    try:
+        found = {s: trials(preset, options.preset, s, options.methods) for s in options.scenarios}
+        cells = [c for by_method in found.values() for many in by_method.values() for _, c in many]
+        problems = run_cells(cells, options.out, options.jobs)
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, call again to go on", file=sys.stderr)
+        return 130
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        return 1
+    for scenario, by_method in found.items():
+        choose(options, scenario, by_method)
+    return 0
+
+
+def choose(options: argparse.Namespace, scenario: str, by_method: Trials) -> None:
+    """Write each method's best trial as a configuration, and all trials as evidence."""
+    scores = {
+        method: [_by_task(cell, options.out, options.moment) for _, cell in many]
+        for method, many in by_method.items()
+    }
+    marked = marks(scores)
+    folder = options.tuned / options.preset / scenario
+    evidence = _evidence(folder / "evidence.json")
+    for method, many in by_method.items():
+        place = max(range(len(many)), key=lambda i: marked[method][i])
+        chosen, mark = many[place][0], marked[method][place]
+        write_atomically(
+            folder / f"{method}.yaml", _yaml(options, scenario, method, chosen, mark).encode()
+        )
+        evidence[method] = {
+            "moment": options.moment,
+            "code_sha256": code_sha256(),
+            "trials": [
+                {"settings": settings, "scores": score, "mark": round(value, 3)}
+                for (settings, _), score, value in zip(
+                    many, scores[method], marked[method], strict=True
+                )
+            ],
+        }
+        print(f"{scenario:22} {method:12} {mark:6.1f}  {_short(chosen)}")
+    write_atomically(folder / "evidence.json", json.dumps(evidence, indent=1).encode() + b"\n")
+
+
+def _evidence(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _by_task(cell: Cell, folder: Path, moment: str) -> dict[str, float]:
+    clients = cell.clients(folder)
+    assert clients is not None
+    scores = columns(clients, moment)
+    return {task: scores[task] for task in tasks_of(clients)}
+
+
+def _yaml(
+    options: argparse.Namespace, scenario: str, method: str, chosen: dict[str, Any], mark: float
+) -> str:
+    """The chosen settings alone, on top of the scenario's own file, with what they are for."""
+    file = PRESETS[options.preset].files[scenario]
+    comment = (
+        f"{method} on {scenario}: the best of {len(RATES[options.preset]) * 2} trials on\n"
+        f"validation data, {mark:.1f} % of the best score of any method\n"
+        f"(mean of tasks, {options.moment}).\n"
+        f"Chosen by python -m benchmarks.tune --preset {options.preset}; all trials are in "
+        f"evidence.json.\nThe tables put this on top of configs/{file}."
+    )
+    content = merged(chosen, {"federation": {"method": method}})
+    return dump_settings(content, comment)
+
+
+def _short(settings: Mapping[str, Any]) -> str:
+    leaves = {name: value for section in settings.values() for name, value in section.items()}
+    return ", ".join(f"{name} {value:g}" for name, value in leaves.items() if name != "method")
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--preset", choices=sorted(RATES), default="embedded")
+    parser.add_argument(
+        "--scenarios", nargs="+", choices=[VISUAL, GENERAL], default=[VISUAL, GENERAL]
+    )
+    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=sorted(METHODS))
+    parser.add_argument("--moment", choices=MOMENTS, default="after_aggregation")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--out", type=Path, default=None, help="cells; default runs/tune-PRESET")
+    parser.add_argument("--tuned", type=Path, default=TUNED, help="where chosen values go")
+    options = parser.parse_args(argv)
+    if options.jobs < 1:
+        parser.error("--jobs: expected at least 1")
+    options.out = options.out or ROOT / "runs" / f"tune-{options.preset}"
+    return options
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,22 @@
+"""Averaging LoRA's matrices against averaging their products, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.averaging import apart
+
+
+def adapter(a: float, b: float) -> dict[str, torch.Tensor]:
+    return {"q.lora_A.weight": torch.tensor([[a]]), "q.lora_B.weight": torch.tensor([[b]])}
+
+
+def test_the_product_of_means_is_not_the_mean_of_products() -> None:
+    """Products 1·1 and 3·3 have the mean 5, the means' product is 2·2: error 1/5, norm 4/5."""
+    error, cosine, norm = apart([adapter(1.0, 1.0), adapter(3.0, 3.0)])
+    assert (error, cosine, norm) == pytest.approx((0.2, 1.0, 0.8))
+
+
+def test_equal_adapters_have_nothing_between_them() -> None:
+    assert apart([adapter(2.0, 5.0)] * 3) == pytest.approx((0.0, 1.0, 1.0))

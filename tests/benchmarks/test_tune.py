@@ -1,0 +1,67 @@
+"""Tuning: the same budget for all, never a table's data, and what is written can be run."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cells, tune
+from benchmarks.tables.layouts import VISUAL, Row
+from benchmarks.tables.presets import PRESETS, Preset
+from pilot_secure.config import SimulationConfig
+from pilot_secure.config_checks import validate
+from pilot_secure.config_file import read_config_file
+from pilot_secure.federation.methods import METHODS
+
+
+@pytest.mark.parametrize("name", ["embedded", "paper"])
+def test_every_method_has_the_same_number_of_trials(name: str) -> None:
+    found = tune.trials(PRESETS[name], name, VISUAL, sorted(METHODS))
+    assert {len(many) for many in found.values()} == {8}
+    every = [cell for many in found.values() for _, cell in many]
+    assert len({cell.id for cell in every}) == len(every)
+    for cell in every:
+        assert cell.config.run.seed == tune.VALIDATION_SEED
+        assert all(entry.test is None for entry in cell.config.data.clients)
+
+
+def test_a_mark_is_in_percent_of_the_best_of_all_methods() -> None:
+    """Best 40 and 8: (20/40 + 8/8)/2 = 75 %, (40/40 + 2/8)/2 = 62.5 %."""
+    scores = {"one": [{"read": 20.0, "draw": 8.0}], "other": [{"read": 40.0, "draw": 2.0}]}
+    assert tune.marks(scores) == {"one": [75.0], "other": [62.5]}
+
+
+def test_what_is_chosen_is_what_the_tables_take(
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setitem(tune.RATES, "embedded", (1e-3, 1e-2))
+    monkeypatch.setitem(tune.KNOBS, "fedprox", tune.KNOBS["fedprox"][:1])
+    tiny = {"data": {"samples_per_client": 4, "test_samples": 2}, "model": {"max_new_tokens": 2}}
+    base = {"model": {"base": str(tiny_base), "lora_rank": 2}}
+    monkeypatch.setitem(tune.SIZES, "embedded", cells.merged(tiny, base))
+    arguments = ["--scenarios", VISUAL, "--methods", "fedprox", "--out", str(tmp_path / "cells")]
+    assert tune.main([*arguments, "--tuned", str(tmp_path / "tuned")]) == 0
+    folder = tmp_path / "tuned" / "embedded" / VISUAL
+    evidence = json.loads((folder / "evidence.json").read_text())["fedprox"]["trials"]
+    best = max(evidence, key=lambda trial: trial["mark"])
+    content = read_config_file(folder / "fedprox.yaml")
+    assert content["training"] == best["settings"]["training"]
+    assert validate(SimulationConfig, content).federation.method == "fedprox"
+    assert (folder / "fedprox.yaml").read_text().startswith("# fedprox on visual-understanding")
+    monkeypatch.setattr("benchmarks.tables.presets.TUNED", tmp_path / "tuned")
+    preset: Preset = PRESETS["embedded"]
+    cell = preset.cell(VISUAL, Row("FedProx", "fedprox"), 0, secure=False)
+    assert (
+        cell.config.training.learning_rate_stage1
+        == best["settings"]["training"]["learning_rate_stage1"]
+    )
+    untuned = preset.cell(VISUAL, Row("FedProx", "fedprox"), 0, secure=False, tuned=False)
+    assert untuned.config.training.learning_rate_stage1 == 6e-3
+    assert "fedprox" in capsys.readouterr().out
