@@ -188,7 +188,8 @@ class ClientHost:
         self._parties: dict[str, KeptClient | FederationKeyHolder] = {**self._kept}
         if KEY_HOLDER in enrolment.secrets:
             identity = Identity.from_secret(KEY_HOLDER, enrolment.secrets[KEY_HOLDER])
-            self._parties[KEY_HOLDER] = FederationKeyHolder(identity, agreement)
+            guard = DiskGuard(self._folder.state_folder(KEY_HOLDER))
+            self._parties[KEY_HOLDER] = FederationKeyHolder(identity, agreement, guard)
         if agreement.method.name == "centralized":
             put_in_one_place(list(self.clients.values()))
 

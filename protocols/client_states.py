@@ -18,7 +18,7 @@ from protocols.selection import Chosen
 
 
 class AnswerGuard(Protocol):
-    """A client's memory of what it joined and answered. It outlives the process.
+    """A party's memory of what it joined, answered or released. It outlives the process.
 
     Under one label (see ``AggregationParameters``) one content is claimed for good: two openings
     over the same updates, or over overlapping cohorts, would difference out a client.

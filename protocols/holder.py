@@ -2,7 +2,8 @@
 
 It makes fresh keys for a session that it computes itself from the signed advertisements, and
 releases distances once: of uploads that the cohort signed for this session, and only where the
-server's results equal its own evaluation of them.
+server's results equal its own evaluation of them. Its guard counts the releases of the same updates
+over all attempts, since their flooding averages out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from protocols.client_setup import (
     enough_members,
     read_advertisements,
 )
+from protocols.client_states import AnswerGuard
 from protocols.distance_lengths import distance_upload_bytes, measured_length
 from protocols.distance_messages import (
     BlindedUpload,
@@ -30,6 +32,7 @@ from protocols.distance_messages import (
 from protocols.distance_table import ROW_USAGE, Pair, commitment, make_entries, pack_row
 from protocols.entropy import Entropy
 from protocols.errors import (
+    AttemptRefused,
     BadDistance,
     BadPlan,
     LocalProtocolError,
@@ -101,8 +104,13 @@ class AggregationKeyHolder:
         entropy: Entropy,
         *,
         roster: Roster,
+        guard: AnswerGuard,
+        max_releases: int,
     ) -> None:
-        """Take the pinned roster.
+        """Take the pinned roster, and the guard that this key holder has always had.
+
+        ``max_releases`` bounds how often distances of the same updates are released, in whatever
+        attempts.
 
         Raises:
             ParameterError: parameters without a key holder, another roster, or another identity.
@@ -111,7 +119,7 @@ class AggregationKeyHolder:
         if parameters.distances != "key_holder" or identity.name != KEY_HOLDER:
             raise ParameterError(f"{identity.name}: these parameters give it no key to hold")
         self._parameters, self._identity, self._roster = parameters, identity, roster
-        self._entropy = entropy
+        self._entropy, self._guard, self._max_releases = entropy, guard, max_releases
         self._state: HolderState = HolderIdle()
         self._limit = largest_frame(parameters)
 
@@ -126,7 +134,7 @@ class AggregationKeyHolder:
         Raises:
             PeerError: the request is not the server's, comes at the wrong time or for another
                 session (the state stays), or breaks a rule (the attempt is over).
-            ProtocolError: this machine was used after its end.
+            ProtocolError: this machine was used after its end, or its guard refuses the release.
         """
         if isinstance(self._state, HolderFailed):
             raise LocalProtocolError(f"{KEY_HOLDER}: {self._state.reason}")
@@ -188,6 +196,7 @@ class AggregationKeyHolder:
     def _on_release_request(self, state: Keyed, message: ReleaseRequest) -> tuple[Released, bytes]:
         """Repeat the evaluation on the signed uploads, and give each client its own row."""
         frames = self._signed_uploads(state, message)
+        self._claim_release()
         uploads = {name: upload.upload for name, (_, upload) in frames.items()}
         rows = state.distances.release(uploads, _digests(message))
         names = sorted(rows)
@@ -215,6 +224,20 @@ class AggregationKeyHolder:
             ),
         )
         return Released(state.session), seal(reply, self._identity)
+
+    def _claim_release(self) -> None:
+        """Have the guard persist this release before anything is decrypted.
+
+        Raises:
+            AttemptRefused: distances of these updates were released as often as may be.
+        """
+        updates, unique = self._parameters.attempt_label, self._entropy.read(KEY_BYTES)
+        labels = (f"{updates}/released/{number}" for number in range(self._max_releases))
+        if not any(self._guard.claim(label, unique) for label in labels):
+            raise AttemptRefused(
+                f"{KEY_HOLDER}: distances of the updates of {updates} were released "
+                f"{self._max_releases} times, the most that is allowed"
+            )
 
     def _signed_uploads(
         self, state: Keyed, message: ReleaseRequest

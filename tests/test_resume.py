@@ -22,6 +22,7 @@ from pilot_secure.run_folder import RunFolder
 from pilot_secure.simulate import main, simulate
 from pilot_secure.simulation import prepare
 from pilot_secure.transcript import chained, read_heads, read_transcript
+from protocols.identity import KEY_HOLDER
 
 CLEAR = {"security": {"secure_agg": False}}
 TWO_ROUNDS = {"federation": {"rounds": 2}}
@@ -159,14 +160,16 @@ def test_a_killed_run_ends_as_one_that_was_not(
 
 
 @pytest.mark.parametrize(
-    ("phase", "client", "when", "attempts"),
+    ("phase", "client", "when", "attempts", "trust"),
     [
-        ("select", "client-02", "before", 2),
-        ("consistency", "client-04", "after", 2),
-        ("unmask", "client-01", "before", 1),
-        ("unmask", "client-03", "between", 1),
-        ("unmask", "client-06", "after", 1),
-        ("deliver", "client-02", "after", 1),
+        ("select", "client-02", "before", 2, "peer"),
+        ("select", "client-02", "before", 2, "key_holder"),
+        ("consistency", "client-04", "after", 2, "peer"),
+        ("unmask", "client-01", "before", 1, "peer"),
+        ("unmask", "client-03", "between", 1, "peer"),
+        pytest.param("unmask", "client-03", "between", 1, "key_holder", marks=pytest.mark.slow),
+        ("unmask", "client-06", "after", 1, "peer"),
+        ("deliver", "client-02", "after", 1, "peer"),
     ],
 )
 def test_a_killed_aggregation_starts_afresh_or_is_brought_to_its_end(
@@ -174,13 +177,17 @@ def test_a_killed_aggregation_starts_afresh_or_is_brought_to_its_end(
     client: str,
     when: str,
     attempts: int,
+    trust: str,
     tiny_base: Path,
     tmp_path: Path,
     run_tiny: Callable[..., FinishedRun],
 ) -> None:
-    """Before anybody is asked to open it, with new keys; after that, the same one."""
-    path = tmp_path / "run"
-    killed(settings_of(tiny_base), path, Killer(phase, client, when))
+    """Before anybody is asked to open it, with new keys; after that, the same one.
+
+    A key holder has released the distances of each attempt, and remembers it.
+    """
+    path, trusted = tmp_path / "run", {"security": {"distance_trust": trust}}
+    killed(settings_of(tiny_base, trusted), path, Killer(phase, client, when))
     assert stat.S_IMODE((path / "state").stat().st_mode) == 0o700
     secret = path / "state" / "server" / "enrolment"
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
@@ -193,6 +200,8 @@ def test_a_killed_aggregation_starts_afresh_or_is_brought_to_its_end(
     assert report.parameters.attempt == attempts - 1
     assert run.simulation.server.events.refusals == []
     assert len(report.receipts) == 6
+    released = list((path / "state" / KEY_HOLDER).glob("claim-*"))
+    assert len(released) == (attempts if trust == "key_holder" else 0)
     replay = {"federation": {"replay_selection": path}}
     assert adapters(path) == adapters(run_tiny(SIX, CLEAR, replay).path)
 

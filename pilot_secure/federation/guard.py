@@ -1,4 +1,4 @@
-"""A client's guard on disk: what it joined and answered outlives the process that did."""
+"""A party's guard on disk: what it joined, answered or released outlives the process that did."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class DiskGuard:
 
     The file's name is the label's hash, its lines the label and the content in hexadecimal. File
     and folder are synced before a claim returns. A file that a kill or a full disk left incomplete
-    counts as a claim of something else: the client then refuses, which is the safe side.
+    counts as a claim of something else: the party then refuses, which is the safe side.
 
     Raises: RunFolderError where the disk refuses; nothing may be answered then.
     """

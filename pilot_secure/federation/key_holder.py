@@ -14,7 +14,7 @@ from pilot_secure.federation.messages import (
     open_frame,
     seal,
 )
-from protocols import AggregationKeyHolder, Entropy, Identity, ProtocolError
+from protocols import AggregationKeyHolder, AnswerGuard, Entropy, Identity, ProtocolError
 from protocols.identity import KEY_HOLDER, SERVER
 
 CONVENE = "convene"
@@ -23,15 +23,15 @@ CONVENE = "convene"
 class FederationKeyHolder:
     """Answers the server's requests, one frame in, one frame out, as a client does.
 
-    It holds each attempt of an aggregation once, and no more of them than are configured: so many
-    releases of the same vectors' distances are there for a server to average. A holder that is
-    started again, as after a kill, counts afresh.
+    It releases the distances of the same updates as often as attempts are configured, and no more:
+    so many are there for a server to average. ``guard`` must be the one that this key holder has
+    always had, also before a kill.
     """
 
-    def __init__(self, identity: Identity, agreement: Agreement) -> None:
+    def __init__(self, identity: Identity, agreement: Agreement, guard: AnswerGuard) -> None:
         self._identity = identity
         self._agreement = agreement
-        self._held: dict[tuple[int, int], set[int]] = {}
+        self._guard = guard
         self._machine: AggregationKeyHolder | None = None
 
     def handle(self, phase: PhaseKey, request: bytes) -> bytes:
@@ -61,18 +61,15 @@ class FederationKeyHolder:
         message = open_frame(request, self._agreement.roster, SERVER, self._agreement.run_id)
         if not isinstance(message, Convene) or message.recipient != KEY_HOLDER:
             raise FederationMessageError(f"{SERVER}: {message.kind} to {message.recipient}")
-        held = self._held.setdefault((message.round, message.stage), set())
-        allowed = self._agreement.config.security.max_attempts
-        if message.attempt in held or len(held) >= allowed:
-            raise FederationMessageError(
-                f"{SERVER}: attempt {message.attempt} of round {message.round}, stage "
-                f"{message.stage}: expected {allowed} at most, each once"
-            )
         parameters = self._agreement.parameters(
             message.round, message.stage, message.attempt, message.cohort
         )
         self._machine = AggregationKeyHolder(
-            parameters, self._identity, Entropy(), roster=self._agreement.roster
+            parameters,
+            self._identity,
+            Entropy(),
+            roster=self._agreement.roster,
+            guard=self._guard,
+            max_releases=self._agreement.config.security.max_attempts,
         )
-        held.add(message.attempt)
         return seal(Done(**self._header(message.round, message.stage)), self._identity)

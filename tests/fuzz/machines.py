@@ -1,4 +1,4 @@
-"""Drive the machines with coverage-guided bytes: a client, the server, and the decoder.
+"""Drive the machines with coverage-guided bytes: clients, server, key holder, and the decoder.
 
 The first byte chooses the target. Bytes for a machine are taken as the body of a frame that its
 sender properly signed, so that the fuzzer gets past the signature; a machine may refuse with a
@@ -29,12 +29,13 @@ except ImportError:
 def load() -> None:
     """Import what is fuzzed; instrumented when atheris is there."""
     global Federation, MemoryGuard, SERVER, ProtocolError, CodecError, decode, encode, sha256, LABEL
-    global closing_hash
-    from in_process import Federation
+    global DistanceParty, closing_hash, KEY_HOLDER, KEY_HOLDER_TRUST
+    from in_process import KEY_HOLDER_TRUST, Federation
 
-    from protocols import SERVER, MemoryGuard, ProtocolError
+    from protocols import KEY_HOLDER, SERVER, MemoryGuard, ProtocolError
     from protocols.codec import CodecError, decode, encode
     from protocols.distance_frames import closing_hash
+    from protocols.distances import DistanceParty
     from protocols.frame import LABEL
     from protocols.identity import sha256
 
@@ -45,7 +46,8 @@ if atheris is not None:
 else:
     load()
 
-PHASES = (
+CLIENT = "client-02"
+PEER_TRUST = (
     "advertise",
     "share",
     "distance_upload",
@@ -56,27 +58,41 @@ PHASES = (
     "unmask",
     "deliver",
 )
+TARGETS = (
+    *(("peer", phase, CLIENT) for phase in PEER_TRUST),
+    ("key_holder", "share", KEY_HOLDER),
+    ("key_holder", "distance_upload", CLIENT),
+    ("key_holder", "distance_release", KEY_HOLDER),
+    ("key_holder", "select", CLIENT),
+)
+"""(trust, phase, party): what the party is asked in the phase, and what it replies."""
 
 
-def ready(phase: str) -> Federation:
+def ready(trust: str, phase: str) -> Federation:
     """An attempt with real distances and sealed sums that has come to this phase."""
-    federation = Federation(count=4, num_tasks=1, options={"num_neighbours": 3})
-    return federation.run(until=phase)
+    options = {"num_neighbours": 3, **(KEY_HOLDER_TRUST if trust == "key_holder" else {})}
+    return Federation(count=4, num_tasks=1, options=options).run(until=phase)
 
 
-READY = {phase: ready(phase) for phase in PHASES}
+READY = {(trust, phase): ready(trust, phase) for trust, phase, _ in TARGETS}
 
 
 def signed(identity, body: bytes) -> bytes:
     return identity.sign(LABEL + sha256(body)) + body
 
 
-def fresh(federation: Federation):
-    """A copy of client-02 with a guard of its own, so that an answer refuses no later input."""
-    client = copy.copy(federation.clients["client-02"])
+def fresh(federation: Federation, party: str):
+    """A copy of a party with a guard of its own, so that an answer refuses no later input."""
+    if party == KEY_HOLDER:
+        holder = copy.copy(federation.holder)
+        holder._guard = MemoryGuard()
+        if holder.state == "keyed":  # its key releases once, and is shared by all copies
+            holder._state.distances._spent = False
+        return holder
+    client = copy.copy(federation.clients[party])
     client._context = replace(client._context, guard=MemoryGuard())
     machine = getattr(client._state, "distances", None)
-    if machine is not None:  # it answers each upload once, and is shared by all copies
+    if isinstance(machine, DistanceParty):  # answers an upload once, shared by all copies
         machine._answered = {closing_hash(machine.upload())}
     return client
 
@@ -85,20 +101,20 @@ def one_input(data: bytes) -> None:
     """Feed one input to the target that its first byte chooses."""
     if not data:
         return
-    choice, body = data[0] % (2 * len(PHASES) + 1), data[1:]
-    if choice == 2 * len(PHASES):
+    choice, body = data[0] % (2 * len(TARGETS) + 1), data[1:]
+    if choice == 2 * len(TARGETS):
         check_decoder(body)
         return
-    federation = READY[PHASES[choice // 2]]
+    trust, phase, party = TARGETS[choice // 2]
+    federation = READY[trust, phase]
     try:
         if choice % 2:
-            frame = signed(federation.identities["client-02"], body)
-            federation.server._heard.discard("client-02")
-            federation.server.accept("client-02", frame)
-            READY[PHASES[choice // 2]] = ready(PHASES[choice // 2])
+            frame = signed(federation.identity(party), body)
+            federation.server._heard.discard(party)
+            federation.server.accept(party, frame)
+            READY[trust, phase] = ready(trust, phase)
         else:
-            client = fresh(federation)
-            client.handle(signed(federation.server_identity, body))
+            fresh(federation, party).handle(signed(federation.server_identity, body))
     except ProtocolError as error:
         assert str(error)
 
@@ -112,14 +128,13 @@ def check_decoder(body: bytes) -> None:
 
 
 def honest_inputs() -> list[bytes]:
-    """One input per phase and direction, from the honest messages."""
+    """One input per target and direction, from the honest messages."""
     inputs = []
-    for place, phase in enumerate(PHASES):
-        federation = READY[phase]
-        request = federation.server.request("client-02")
-        client = fresh(federation)
+    for place, (trust, phase, party) in enumerate(TARGETS):
+        federation = READY[trust, phase]
+        request = federation.server.request(party)
         inputs.append(bytes([2 * place]) + request[64:])
-        inputs.append(bytes([2 * place + 1]) + client.handle(request)[64:])
+        inputs.append(bytes([2 * place + 1]) + fresh(federation, party).handle(request)[64:])
     return inputs
 
 

@@ -88,7 +88,7 @@ class Federation:
         )
         people = list(self.identities.values())
         self.roster = Roster.of(self.server_identity, people, self.holder_identity)
-        self.guards = {name: MemoryGuard() for name in self.cohort}
+        self.guards = {name: MemoryGuard() for name in (*self.cohort, KEY_HOLDER)}
         self.inputs = {name: self.make_inputs(name) for name in self.cohort}
         self.start()
 
@@ -151,13 +151,15 @@ class Federation:
                 self.holder_identity,
                 self.entropy(f"{label}/{KEY_HOLDER}"),
                 roster=self.roster,
+                guard=self.guards[KEY_HOLDER],
+                max_releases=2,
             )
         self.errors: dict[str, ProtocolError] = {}
         self.gone: set[str] = set()
 
     def restart(self) -> None:
         """Begin again as if nothing had happened: the guards forget."""
-        self.guards = {name: MemoryGuard() for name in self.cohort}
+        self.guards = {name: MemoryGuard() for name in (*self.cohort, KEY_HOLDER)}
         self.start()
 
     def exchange(

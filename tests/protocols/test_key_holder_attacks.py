@@ -18,6 +18,7 @@ from protocols import (
     AggregationKeyHolder,
     Entropy,
     Identity,
+    MemoryGuard,
     Roster,
     client_blinded,
 )
@@ -28,6 +29,7 @@ from protocols.distance_frames import closing_hash
 from protocols.distance_messages import MeasuredUpload, PairResult
 from protocols.distance_table import SALT_BYTES
 from protocols.errors import (
+    AttemptRefused,
     BadDistance,
     BadKey,
     BadPlan,
@@ -258,6 +260,31 @@ def test_a_second_release_is_refused() -> None:
         federation.holder.handle(request)
 
 
+def test_a_server_that_begins_again_and_again_gets_two_releases() -> None:
+    """It drops every attempt once it has the release: more of them average the flooding away."""
+    federation = four()
+    for attempt in range(3):
+        federation.start(attempt=attempt)
+        federation.run(until="select")
+    assert federation.server.report.aborted.startswith("distance_release: the key holder released")
+    assert isinstance(federation.errors[KEY_HOLDER], AttemptRefused)
+    assert "released 2 times" in str(federation.errors[KEY_HOLDER])
+    federation.start(attempt=0, stage=2)
+    assert federation.run(until="select").errors == {}, "other updates"
+
+
+def test_a_refused_request_costs_no_release() -> None:
+    federation = four().run(until="distance_release")
+    request = federation.server.request(KEY_HOLDER)
+    with pytest.raises(BadPlan):
+        federation.holder.handle(server_says(federation, request, uploads=()))
+    label = f"{federation.parameters.attempt_label}/released/0"
+    assert not federation.guards[KEY_HOLDER].claimed(label)
+    federation.start(attempt=1)
+    federation.run(until="select")
+    assert federation.guards[KEY_HOLDER].claimed(label)
+
+
 def test_requests_of_others_or_out_of_turn_change_nothing() -> None:
     federation = four().run(until="share")
     advertisements = federation.server.request(KEY_HOLDER)
@@ -291,7 +318,12 @@ def test_another_cohort_is_another_session_for_the_holder() -> None:
 def other_holder(federation: Federation, identity: Identity) -> bytes:
     """Keys for the very session, by a holder of the attacker's making."""
     holder = AggregationKeyHolder(
-        federation.parameters, federation.holder_identity, Entropy(), roster=federation.roster
+        federation.parameters,
+        federation.holder_identity,
+        Entropy(),
+        roster=federation.roster,
+        guard=MemoryGuard(),
+        max_releases=1,
     )
     holder._identity = identity
     return holder.handle(federation.server.request(KEY_HOLDER))
