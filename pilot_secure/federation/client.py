@@ -10,7 +10,6 @@ import numpy as np
 from pilot_secure.data import ClientData
 from pilot_secure.engines import PhaseKey
 from pilot_secure.federation.agreement import Agreement
-from pilot_secure.federation.exact_selection import CHECKED_UP_TO
 from pilot_secure.federation.journal import Journal
 from pilot_secure.federation.messages import (
     AnyFederationMessage,
@@ -241,10 +240,7 @@ class FederationClient:
         )
         vectors = self._upload()
         measured = vectors.get(parameters.distance_vector or "")
-        if (
-            measured
-            and parameters.vector_lengths[parameters.distance_vector or ""] <= CHECKED_UP_TO
-        ):
+        if measured:
             place = self._place
             self._journal.uploads(self.name, place.round, place.stage, flatten(measured))
         inputs = ClientInputs(

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from pilot_secure.federation.exact_selection import Vector, changed_neighbours
+from pilot_secure.federation.exact_selection import Vector, changed_neighbours, set_aside
 from pilot_secure.metrics import MetricScore
 from pilot_secure.privacy.ledger import Release
 from pilot_secure.progress import RunProgress
@@ -217,7 +217,7 @@ class RunJournal:
 
     def uploads(self, client: str, round_number: int, stage: int, vector: Vector) -> None:
         """Keep a vector until :meth:`write_selections`, to compare selections with exact ones."""
-        self._uploads[client] = vector
+        self._uploads[client] = set_aside(vector, self._folder.path)
 
     def contributed(
         self, client: str, round_number: int, stage: int, contribution: Contribution

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import FinishedRun
 
+from pilot_secure.errors import RunFolderError
+from pilot_secure.federation import exact_selection
 from pilot_secure.federation.exact_selection import changed_neighbours
+from pilot_secure.federation.journal import RunJournal
 from pilot_secure.federation.state import flatten
+from pilot_secure.progress import RunProgress
 from pilot_secure.reporting import selection_lines
+from pilot_secure.run_folder import RunFolder
 
 
 def result(neighbours: tuple[str, ...], *peers: str) -> SimpleNamespace:
@@ -78,12 +84,31 @@ def test_the_check_reaches_no_message(secure_run: FinishedRun) -> None:
     assert journal.changed.keys() == {(1, 1), (2, 2)}
 
 
-@pytest.mark.parametrize("limit", [1])
-def test_long_vectors_are_not_kept(run_tiny, monkeypatch, limit: int) -> None:
-    from conftest import SIX
+def test_long_vectors_wait_on_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They lie in files that nobody finds, are read in pieces, and are compared as all others."""
+    monkeypatch.setattr(exact_selection, "IN_MEMORY", 100)
+    monkeypatch.setattr(exact_selection, "_PIECE", 64)
+    random = np.random.default_rng(5)
+    vectors = {name: random.standard_normal(1001).astype(np.float32) for name in "abcd"}
+    journal = RunJournal(RunFolder.create(tmp_path / "run", "run"), RunProgress())
+    for name, vector in vectors.items():
+        journal.uploads(name, 1, 1, vector)
+    kept = journal._uploads
+    assert all(isinstance(vector, np.memmap) for vector in kept.values())
+    assert list((tmp_path / "run").iterdir()) == []
+    results = {
+        name: result(tuple("abcd".replace(name, "")[:1]), *"abcd".replace(name, ""))
+        for name in "abcd"
+    }
+    assert changed_neighbours(1, 1, results, kept) == changed_neighbours(1, 1, results, vectors)
+    for one, other in ("ab", "cd"):
+        exact = np.linalg.norm(vectors[one].astype(float) - vectors[other].astype(float))
+        assert exact_selection._distance(kept[one], kept[other]) == pytest.approx(exact, rel=1e-12)
+    journal.write_selections(1, 1)
+    assert journal._uploads == {}
 
-    from pilot_secure.federation import client
 
-    monkeypatch.setattr(client, "CHECKED_UP_TO", limit)
-    run = run_tiny(SIX)
-    assert run.summary.selection_check is None
+def test_a_full_disk_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(exact_selection, "IN_MEMORY", 100)
+    with pytest.raises(RunFolderError, match="missing"):
+        exact_selection.set_aside(np.zeros(101, np.float32), tmp_path / "missing")

@@ -142,6 +142,7 @@ def test_clients_drop_out_around_the_release(
     assert "client-01" not in run.result("client-02").survivors
 
 
+@SLOW
 def test_clients_in_other_processes_and_the_holder_in_one(
     run_tiny: Callable[..., FinishedRun],
 ) -> None:

@@ -62,7 +62,7 @@ def four(**options: object) -> Federation:
 # --- whole attempts -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("visibility", ["hidden", "visible"])
+@pytest.mark.parametrize("visibility", ["hidden", pytest.param("visible", marks=pytest.mark.slow)])
 def test_nine_clients_get_the_distances_and_sums_of_the_reference(visibility: str) -> None:
     options = {"neighbour_visibility": visibility, **KEY_HOLDER_TRUST}
     federation = Federation(options=options).run()
@@ -87,7 +87,9 @@ def test_a_sketch_is_measured_too() -> None:
 @pytest.mark.parametrize("phase", ["advertise", "share", "distance_upload", "select", "deliver"])
 def test_a_missing_client_is_no_candidate(phase: str) -> None:
     """The dealer of the blinding secret, gone before any phase, takes nobody with it."""
-    federation = Federation(options=KEY_HOLDER_TRUST).run(drop_before={phase: {"client-01"}})
+    options = {"num_neighbours": 3, **KEY_HOLDER_TRUST}
+    federation = Federation(count=6, num_tasks=1, options=options)
+    federation.run(drop_before={phase: {"client-01"}})
     report = federation.server.report
     assert report.aborted is None and federation.errors == {}
     measured = phase in ("select", "deliver")
