@@ -77,6 +77,12 @@ class Cell:
             return None
         return _CLIENTS.validate_python(json.loads(path.read_text())["clients"], strict=False)
 
+    def result(self, folder: Path) -> dict[str, Any] | None:
+        """Return all that the cell wrote down, None if it has not been run."""
+        path = self.file(folder)
+        found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+        return found
+
     @property
     def expected_seconds(self) -> float | None:
         """Expected time on the reference laptop; None before the user's own data are read."""
@@ -152,13 +158,15 @@ def carry_out(cell: Cell, folder: Path, code: str) -> float:
             with run.recording(simulation.summary):
                 simulation.run()
         summary = run.read_summary()
+        ledger = json.loads((run.path / "ledger.json").read_text())
     content = {
         "label": cell.label,
         "code_sha256": code,
         "settings": cell.config.model_dump(mode="json", exclude={"run": {"out", "name"}}),
         **summary.model_dump(
-            mode="json", include={"clients", "wall_seconds", "versions", "base_sha256"}
+            mode="json", include={"clients", "phases", "wall_seconds", "versions", "base_sha256"}
         ),
+        "ledger": ledger,
     }
     write_atomically(cell.file(folder), json.dumps(content, indent=1).encode() + b"\n")
     return summary.wall_seconds

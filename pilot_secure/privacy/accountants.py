@@ -17,8 +17,7 @@ from pilot_secure.privacy.ledger import Adjacency
 
 MAX_NOISE_MULTIPLIER = 100.0
 """Above it nothing is learned at any batch size that a client could have."""
-_COARSE = 1e-3
-_FINE = 1e-4
+_ROUGH, _COARSE, _FINE = 1e-2, 1e-3, 1e-4
 _MAX_MU = 1e3
 
 
@@ -83,10 +82,22 @@ def _pld_epsilon(
 
 
 def pld_epsilon(
-    mechanisms: Sequence[Mechanism], delta: float, adjacency: Adjacency, *, interval: float = _FINE
+    mechanisms: Sequence[Mechanism],
+    delta: float,
+    adjacency: Adjacency,
+    *,
+    interval: float | None = None,
 ) -> float:
-    """Epsilon by privacy loss distributions, discretised at ``interval``: an upper bound."""
-    return _pld_epsilon(tuple(mechanisms), delta, adjacency, interval)
+    """Epsilon by privacy loss distributions, discretised at ``interval``: an upper bound.
+
+    By default 1e-4 up to an epsilon of 20, and coarser above, where a finer grid takes minutes.
+    """
+    if interval is not None:
+        return _pld_epsilon(tuple(mechanisms), delta, adjacency, interval)
+    rough = _pld_epsilon(tuple(mechanisms), delta, adjacency, _ROUGH)
+    if rough > 200:
+        return rough
+    return _pld_epsilon(tuple(mechanisms), delta, adjacency, _COARSE if rough > 20 else _FINE)
 
 
 def rdp_epsilon(mechanisms: Sequence[Mechanism], delta: float, adjacency: Adjacency) -> float:
@@ -129,11 +140,13 @@ def calibrate(
     Raises: Unreachable.
     """
 
+    grid = _COARSE if target_epsilon <= 20 else _ROUGH
+
     def reached(noise_multiplier: float) -> float:
         released = [Mechanism(noise_multiplier, sampling_rate, count)]
         if sampling_rate == 1:
             return epsilon(released, delta, adjacency)
-        return pld_epsilon(released, delta, adjacency, interval=_COARSE)
+        return pld_epsilon(released, delta, adjacency, interval=grid)
 
     return _smallest(reached, target_epsilon)
 

@@ -274,6 +274,8 @@ def test_a_target_out_of_reach_is_refused_with_what_is_reached() -> None:
 def test_the_coarse_grid_of_the_calibration_only_errs_upwards() -> None:
     found = [Mechanism(1.2, 0.125, 48)]
     coarse = pld_epsilon(found, DELTA, "zero_out", interval=1e-3)
+    rough = pld_epsilon(found, DELTA, "zero_out", interval=1e-2)
+    assert coarse <= rough < 1.01 * coarse
     assert 0 <= coarse - pld_epsilon(found, DELTA, "zero_out") < 1e-2
 
 
