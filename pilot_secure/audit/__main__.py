@@ -14,11 +14,13 @@ from typing import NoReturn
 
 from pilot_secure import entry_point
 from pilot_secure.audit.bundle import Bundle, read_escrow
+from pilot_secure.audit.diff import diff, print_diff
 from pilot_secure.audit.export import export
 from pilot_secure.audit.rule import DEFAULT_MAX_LEVERAGE, Options
 from pilot_secure.audit.table import print_report
 from pilot_secure.audit.verdicts import AuditReport
 from pilot_secure.audit.verify import replay, verify
+from pilot_secure.audit.view import print_view, view, viewers
 from pilot_secure.errors import UsageError
 
 PROGRAM = "python -m pilot_secure.audit"
@@ -42,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_verify(commands)
     _add_replay(commands)
+    _add_view(commands)
+    _add_diff(commands)
     _add_export(commands)
     return parser
 
@@ -110,6 +114,37 @@ def _replay(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle, arguments.roster)
     options = Options(max_leverage=arguments.max_leverage)
     return _tell(replay(bundle, read_escrow(arguments.escrow), options), arguments)
+
+
+def _add_view(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser("view", help="show what a party saw, and what that determines")
+    _bundle_arguments(parser)
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--party", metavar="NAME", help="server, key-holder or a client's name")
+    who.add_argument("--coalition", metavar="1,4", help="clients by their places in the roster")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.set_defaults(run=_view)
+
+
+def _view(arguments: argparse.Namespace) -> int:
+    bundle = Bundle.open(arguments.bundle, arguments.roster)
+    found = view(bundle, viewers(bundle.roster, arguments.party, arguments.coalition))
+    print(found.model_dump_json(indent=2)) if arguments.json else print_view(found)
+    return 0
+
+
+def _add_diff(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser("diff", help="show where two transcripts part")
+    parser.add_argument("a", type=Path, metavar="RUN_A", help="run folder or bundle")
+    parser.add_argument("b", type=Path, metavar="RUN_B", help="run folder or bundle")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.set_defaults(run=_diff)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    found = diff(Bundle.open(arguments.a), Bundle.open(arguments.b))
+    print(found.model_dump_json(indent=2)) if arguments.json else print_diff(found)
+    return 0
 
 
 def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:

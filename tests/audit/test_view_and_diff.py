@@ -1,0 +1,83 @@
+"""What parties saw, and where two runs part."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from good_runs import make_good_run
+
+from pilot_secure.audit.__main__ import main
+from pilot_secure.audit.bundle import Bundle
+from pilot_secure.audit.diff import diff
+from pilot_secure.audit.view import view
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_good_run(tmp_path_factory.mktemp("plain") / "run", plain=True, count=5)
+
+
+def test_a_client_saw_its_own_messages(good_run: Path) -> None:
+    found = view(Bundle.open(good_run), ("client-03",))
+    assert all("client-03" in (m.sender, m.recipient) for m in found.messages)
+    assert len(found.messages) == 2 * 2 * 9  # rounds, directions, phases
+    advert = next(m for m in found.messages if m.kind == "advertisement")
+    assert advert.fields["share_key"].startswith("32 bytes ")
+    by_vector = {d.view.vector: d.view for d in found.determined}
+    assert by_vector["task_adapter"].rank == 3
+    assert by_vector["text_adapter"].num_sums == 1
+    # its own task of three: two unknown vectors, one equation
+    assert by_vector["task_adapter"].leverage["client-06"] == pytest.approx(0.5)
+
+
+def test_the_server_saw_everything_and_no_text_adapter(good_run: Path) -> None:
+    found = view(Bundle.open(good_run), ("server",))
+    assert len(found.messages) == 324
+    text = [d.view for d in found.determined if d.view.vector == "text_adapter"]
+    assert all(v.rank == 0 and set(v.leverage.values()) == {0.0} for v in text)
+
+
+def test_a_coalition_knows_more(good_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["view", str(good_run), "--coalition", "1,4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["viewer"] == ["client-01", "client-04"]
+    task = next(d["view"] for d in found["determined"] if d["view"]["vector"] == "task_adapter")
+    assert task["leverage"]["client-07"] == pytest.approx(1.0)  # the third of their task
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--party", "nobody"], ["--coalition", "0"], ["--coalition", "1,,2"], []],
+)
+def test_who_is_no_party_is_told(
+    good_run: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["view", str(good_run), *arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_views_and_differences_print(plain_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["view", str(plain_run), "--party", "server"]) == 0
+    assert "rank 1" in capsys.readouterr().out
+    assert main(["diff", str(plain_run), str(plain_run)]) == 0
+    assert "the transcripts are the same" in capsys.readouterr().out
+
+
+def test_a_run_is_the_same_as_its_copy(plain_run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(plain_run, tmp_path / "copy"))
+    assert diff(Bundle.open(plain_run), Bundle.open(copy)).same
+
+
+def test_two_runs_part_where_a_client_dropped_out(plain_run: Path, tmp_path: Path) -> None:
+    other = make_good_run(
+        tmp_path / "other", plain=True, count=5, drop_before={"unmask": {"client-02"}}
+    )
+    found = diff(Bundle.open(plain_run), Bundle.open(other))
+    assert found.course is not None and found.course.a is not None and found.course.b is not None
+    assert (found.course.a.sender, found.course.b.sender) == ("client-02", "client-03")
+    assert found.course.a.kind == "unmask_shares"
+    assert found.records_b < found.records_a
+    assert found.bytes == found.course  # the same seeds until then
