@@ -91,6 +91,12 @@ class TrainingConfig(Section):
 
     epochs: PositiveInt = Field(1, description="local epochs E of each stage")
     batch_size: PositiveInt = Field(8, description="samples of a step (paper: 16 per GPU)")
+    gradient_accumulation: PositiveInt = Field(
+        1, description="parts that a step's samples are taken in, one after the other"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, more time"
+    )
     learning_rate_stage1: Annotated[float, Field(gt=0)] = Field(
         6e-3, description="LoRA learning rate of stage 1 (paper: 2e-5)"
     )
@@ -298,6 +304,11 @@ class RunConfig(Section):
         None,
         description="folder of a run that was killed or interrupted, to go on with; takes no "
         "other option",
+    )
+    dry_run: bool = Field(
+        False,
+        description="say what the run would need (parameters, memory, bytes and cryptography of a "
+        "round), without weights or data, and do nothing else",
     )
     engine: Literal["in_process", "processes"] = Field(
         "in_process",

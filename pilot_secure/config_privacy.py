@@ -103,6 +103,16 @@ def _fitting_problems(config: SimulationConfig) -> list[str]:
             f"model.mixed_precision is {config.model.mixed_precision}: expected no under "
             "privacy.unit example, whose per-sample norms must not be rounded to 8 bits"
         )
+    if privacy.unit == "example" and config.training.gradient_accumulation > 1:
+        problems.append(
+            f"training.gradient_accumulation is {config.training.gradient_accumulation}: expected "
+            "1 under privacy.unit example, whose steps take a sample whole"
+        )
+    if privacy.unit == "example" and config.training.gradient_checkpointing:
+        problems.append(
+            "training.gradient_checkpointing is true: expected false under privacy.unit example, "
+            "whose per-sample gradients are taken in one backward pass"
+        )
     if federation.method == "centralized":
         problems.append(
             f"privacy.unit is {privacy.unit}: expected none for federation.method centralized, "

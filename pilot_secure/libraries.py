@@ -19,3 +19,12 @@ def quieten_libraries() -> None:
     hub_logging.set_verbosity(logging.CRITICAL)  # it warns at every try without a network
     model_logging.set_verbosity_error()
     model_logging.disable_progress_bar()
+
+
+def cuda_devices() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls each GPU that this process may use; none without CUDA."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
+    return names[: torch.cuda.device_count()]

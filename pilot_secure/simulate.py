@@ -41,6 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.run.resume is not None:
         go_on_with(config, config.run.resume, console, started)
         return 0
+    if config.run.dry_run:
+        from pilot_secure.dry_run import print_dry_run
+        from pilot_secure.reporting import report_console
+
+        quieten_libraries()
+        print_dry_run(config, report_console())
+        return 0
     command = f"{PROGRAM} {shlex.join(arguments)}".strip()
     was_there = config.run.out is not None and config.run.out.exists()
     folder = RunFolder.create(config.run.out, config.run_name)

@@ -20,6 +20,7 @@ from pilot_secure.federation.metering import MeteredTransport
 from pilot_secure.federation.recording import RecordedTransport
 from pilot_secure.federation.replay import open_replay
 from pilot_secure.federation.server import FederationServer
+from pilot_secure.libraries import cuda_devices
 from pilot_secure.privacy import Ledger
 from pilot_secure.privacy.planning import NoisePlan
 from pilot_secure.progress import RunProgress
@@ -367,7 +368,8 @@ def start_engine(
     config = enrolment.config
     if config.run.engine == "processes":
         settings = enrolment.split(config.processes)
-        return ProcessesTransport(build_host, settings, partial(take_note, journal)), None
+        take = partial(take_note, journal)
+        return ProcessesTransport(build_host, settings, take, devices=cuda_devices()), None
     host = ClientHost(enrolment, data, journal)
     return InProcessTransport(host), host
 

@@ -73,14 +73,20 @@ class ProcessesTransport:
     Returns from its constructor when all are ready. ``on_note`` is called in this thread, during
     an exchange, with whatever hosts tell besides their replies. A process that dies takes its
     clients out of the run; a reply that comes after its exchange has ended is dropped, and the
-    clients behind it in the same process wait for it.
+    clients behind it in the same process wait for it. ``devices`` are dealt out to the processes in
+    turn, each of which sees its own alone (as CUDA_VISIBLE_DEVICES).
 
     Raises: ToldError that a host raised while it was built, ProcessFailed for any other error of
     a host.
     """
 
     def __init__(
-        self, build: Build, settings: Sequence[Any], on_note: Note = lambda note: None
+        self,
+        build: Build,
+        settings: Sequence[Any],
+        on_note: Note = lambda note: None,
+        *,
+        devices: Sequence[str] = (),
     ) -> None:
         self._on_note = on_note
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
@@ -89,9 +95,12 @@ class ProcessesTransport:
         self._exchange = 0
         self.reports: list[Any] = [None] * len(settings)
         threads = max(1, _cores() // max(1, len(settings)))
+        variables = {**QUIET_THREADS, "OMP_NUM_THREADS": str(threads)}
         try:
-            with _environment({**QUIET_THREADS, "OMP_NUM_THREADS": str(threads)}):
-                for number, setting in enumerate(settings):
+            for number, setting in enumerate(settings):
+                if devices:
+                    variables["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+                with _environment(variables):
                     self._slots.append(self._start(number, build, setting))
             self._await_ready()
         except BaseException:

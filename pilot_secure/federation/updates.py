@@ -48,6 +48,7 @@ class PlainUpdate:
         self._accelerator, self._optimizer, self._pull = accelerator, optimizer, pull
         self._generator = generator
         self._batch_size, self._max_grad_norm = batch_size, max_grad_norm
+        self._added = 0.0
         self.steps = 0
 
     def __enter__(self) -> Self:
@@ -62,11 +63,18 @@ class PlainUpdate:
         size = self._batch_size
         return (order[start : start + size] for start in range(0, count, size))
 
+    def add(self, losses: Tensor, share: float) -> None:
+        """Add the gradient of a part of a batch, which is this share of it and not its last."""
+        if not self._added:
+            self._optimizer.zero_grad(set_to_none=True)
+        self._accelerator.backward((losses.mean() + self._pull.loss()) * share)
+        self._added += share
+
     def step(self, losses: Tensor | None) -> None:
-        """Take one step."""
+        """Take one step on what was added and these losses, the rest of the batch."""
         assert losses is not None  # no shuffled batch is empty
-        self._optimizer.zero_grad(set_to_none=True)
-        self._accelerator.backward(losses.mean() + self._pull.loss())
+        self.add(losses, 1 - self._added)
+        self._added = 0.0
         self._accelerator.clip_grad_norm_(self._pull.parameters, self._max_grad_norm)
         self._optimizer.step()
         self.steps += 1

@@ -13,13 +13,14 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import get_cosine_schedule_with_warmup
+from transformers import LlavaForConditionalGeneration, get_cosine_schedule_with_warmup
 
 from pilot_secure.config import ModelConfig, TrainingConfig
 from pilot_secure.data import (
@@ -72,6 +73,8 @@ ANSWER_BATCH = 64
 
 EpochJournal = Callable[[int, int, dict[str, float]], None]
 SecondsDone = Callable[[float], None]
+Load = Callable[..., tuple[LlavaForConditionalGeneration, Any]]
+"""What gives a base model and its processor, as ``models.load_base`` does."""
 
 ORDINARY = TrainingPlan()
 
@@ -101,15 +104,19 @@ class Worker:
     Raises: CheckpointError if the base model cannot be loaded.
     """
 
-    def __init__(self, model: ModelConfig, training: TrainingConfig, *, seed: int) -> None:
+    def __init__(
+        self, model: ModelConfig, training: TrainingConfig, *, seed: int, load: Load = load_base
+    ) -> None:
         self.accelerator = Accelerator(mixed_precision=model.mixed_precision)
         self.base_path = checkpoint_path(model.base)
         self._config, self._training, self._seed = model, training, seed
-        base, self.processor = load_base(
+        base, self.processor = load(
             model.base, dtype=_DTYPES[model.mixed_precision], device=self.accelerator.device
         )
         self._path = TowerPath(base) if model.ct_clip else ConnectorPath(base)
-        self.base_connector = copy.deepcopy(self._path.places).float()
+        # clients wait their turn on the CPU; shapes without storage stay what they are
+        self._aside = torch.device("meta" if base.device.type == "meta" else "cpu")
+        self.base_connector = copy.deepcopy(self._path.places).float().to(self._aside)
         self.model = attach_text_adapter(
             base,
             rank=model.lora_rank,
@@ -117,7 +124,10 @@ class Worker:
             dropout=model.lora_dropout,
             seed=seed,
         )
-        self._initial = text_adapter_state(self.model)
+        if training.gradient_checkpointing:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
+        self._initial = self._text_adapter()
+        self._placed: nn.Module | None = None
         encode = tower_inputs if model.ct_clip else vision_features
         self._cache = FeatureCache(self.model, self.processor, encode=encode)
 
@@ -225,10 +235,10 @@ class Worker:
         self.model.eval()
         connector.eval().requires_grad_(False)
         if plan.personal_weight is None:
-            state.text_adapter = text_adapter_state(self.model)
+            state.text_adapter = self._text_adapter()
         else:
             assert state.personal is not None
-            state.personal.tensors = text_adapter_state(self.model, PERSONAL)
+            state.personal.tensors = self._text_adapter(PERSONAL)
         return update.steps
 
     def _trained_parameters(
@@ -287,9 +297,19 @@ class Worker:
         if not rows:
             update.step(None)
             return {}
-        losses = self.losses(connector, samples, rows)
-        update.step(losses["total"])
-        return {name: float(values.detach().mean()) for name, values in losses.items()}
+        size = math.ceil(len(rows) / self._training.gradient_accumulation)
+        means: dict[str, float] = defaultdict(float)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            losses, share = self.losses(connector, samples, part), len(part) / len(rows)
+            if start + size < len(rows):
+                assert isinstance(update, PlainUpdate)  # the configuration sees to it
+                update.add(losses["total"], share)
+            else:
+                update.step(losses["total"])
+            for name, values in losses.items():
+                means[name] += share * float(values.detach().mean())
+        return dict(means)
 
     def losses(self, connector: Connector, samples: Samples, rows: list[int]) -> dict[str, Tensor]:
         """Return every loss [B] of some samples; ``total`` is the objective.
@@ -391,8 +411,14 @@ class Worker:
         """Score a client's model on its test set by the client's metric."""
         return score(data.metric, self.answer(state, data.test, progress), data.test)
 
+    def _text_adapter(self, adapter: str = SHARED) -> TensorDict:
+        state = text_adapter_state(self.model, adapter)
+        return {name: tensor.to(self._aside) for name, tensor in state.items()}
+
     def _put_in_place(self, state: ClientState, *, personal: bool = False) -> Connector:
         """Load a client's text adapters into the model that clients share; return its connector.
+
+        The connector moves to where the model is, the one before it back to the CPU.
 
         The personal adapter takes no part in forward passes unless ``personal``.
         """
@@ -404,6 +430,9 @@ class Worker:
         connector = state.connector
         if not isinstance(connector, Connector):  # the base model's own, or a saved copy of it
             connector = SingleConnector(connector or self.base_connector)
+        if self._placed is not None and self._placed is not connector:
+            self._placed.to(self._aside)
+        self._placed = connector
         return connector.to(self.accelerator.device)
 
 

@@ -39,6 +39,8 @@ class Obeying:
                 self._tell((client, what.decode()))
             case [b"threads"]:
                 return os.environ["OMP_NUM_THREADS"].encode()
+            case [b"device"]:
+                return os.environ["CUDA_VISIBLE_DEVICES"].encode()
             case [b"mistake"]:
                 raise FederationError("too few are left.")
             case [b"defect"]:
@@ -100,6 +102,18 @@ def test_processes_share_the_threads(transport: ProcessesTransport) -> None:
     given = os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1
     threads = str(max(1, int(given) // 2)).encode()
     assert set(ask(transport, a=b"threads", b=b"threads", c=b"threads").values()) == {threads}
+
+
+def test_devices_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    slots = [("a",), ("b",), ("c",)]
+    transport = ProcessesTransport(obeying, slots, devices=["4", "GPU-7"])
+    try:
+        replies = ask(transport, a=b"device", b=b"device", c=b"device")
+    finally:
+        transport.close()
+    assert replies == {"a": b"4", "b": b"GPU-7", "c": b"4"}
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_a_process_that_dies_takes_its_clients_along(transport: ProcessesTransport) -> None:

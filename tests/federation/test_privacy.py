@@ -217,6 +217,14 @@ BAD = {
         ["--privacy-target-epsilon", "1", "--mixed-precision", "bf16"],
         "model.mixed_precision is bf16: expected no",
     ),
+    "a sample in parts": (
+        ["--privacy-target-epsilon", "1", "--gradient-accumulation", "2"],
+        "training.gradient_accumulation is 2: expected 1",
+    ),
+    "activations computed twice": (
+        ["--privacy-target-epsilon", "1", "--gradient-checkpointing"],
+        "training.gradient_checkpointing is true: expected false",
+    ),
     "no update": (
         ["--privacy-unit", "client", "--privacy-target-epsilon", "9", "--method", "local"],
         "expected a method that sends an update",

@@ -110,6 +110,41 @@ def test_training_lowers_the_loss(make_worker: Callable[..., Worker], samples: S
     assert epochs[-1][2]["answer"] < epochs[0][2]["answer"] - 0.05
 
 
+@pytest.mark.parametrize(
+    "setting", [{"gradient_accumulation": 2}, {"gradient_checkpointing": True}]
+)
+def test_what_saves_memory_trains_the_same(
+    setting: dict[str, object], make_worker: Callable[..., Worker], samples: Samples
+) -> None:
+    """Steps of 3, 3 and 1 samples; in parts of 2 and 1, or with activations computed twice."""
+    plain, saving = make_worker(), make_worker(**setting)
+    states = [pilot_state(worker, 1) for worker in (plain, saving)]
+    start = copied(states[0].connector.state_dict())
+    ((_, steps, losses),) = train(plain, states[0], samples, 1)
+    ((_, same_steps, same_losses),) = train(saving, states[1], samples, 1)
+    assert same_steps == steps == 3
+    assert same_losses == pytest.approx(losses, rel=1e-4)
+    moved = [state.connector.state_dict() for state in states]
+    for name, value in moved[0].items():
+        assert not torch.equal(value, start[name])
+        torch.testing.assert_close(moved[1][name], value, rtol=0, atol=2e-4)
+
+
+def test_activations_are_recomputed_where_asked(
+    make_worker: Callable[..., Worker], samples: Samples
+) -> None:
+    def forwards(worker: Worker) -> int:
+        calls = []
+        layer = worker.model.get_base_model().model.language_model.layers[0].input_layernorm
+        hook = layer.register_forward_hook(lambda *_: calls.append(1))
+        train(worker, pilot_state(worker, 1), samples, 1)
+        hook.remove()
+        return len(calls)
+
+    assert forwards(make_worker()) == 3
+    assert forwards(make_worker(gradient_checkpointing=True)) == 6
+
+
 def test_bf16_trains_and_answers(
     tiny_base: Path, clients: list[ClientData], monkeypatch: pytest.MonkeyPatch
 ) -> None:
