@@ -45,7 +45,8 @@ from protocols.errors import (
     UnexpectedMessage,
     WrongSession,
 )
-from protocols.frame import largest_frame, open_frame
+from protocols.frame import open_frame
+from protocols.frame_sizes import largest_due
 from protocols.identity import SERVER, Identity, Roster
 from protocols.messages import (
     Advertisements,
@@ -97,7 +98,6 @@ class AggregationClient:
         self._context = Context(parameters, identity, roster, inputs, entropy, guard)
         self._state: State = Idle()
         self._running = RunningHash()
-        self._limit = largest_frame(parameters)
 
     @property
     def state(self) -> str:
@@ -132,7 +132,9 @@ class AggregationClient:
         """
         if isinstance(self._state, Failed):
             raise LocalProtocolError(f"{self._context.name}: {self._state.reason}")
-        message = open_frame(request, self._context.roster, SERVER, self._state.label, self._limit)
+        context, phase = self._context, self._state.label
+        limit = largest_due(context.parameters, CLIENT, phase)
+        message = open_frame(request, context.roster, SERVER, phase, limit)
         self._check_order(message)
         try:
             state, reply = self._step(message, request)

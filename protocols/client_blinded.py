@@ -15,7 +15,8 @@ from protocols.distance_messages import (
 )
 from protocols.distance_table import ROW_USAGE, num_pairs, open_row
 from protocols.errors import BadDistance, BadKey, BadPlan, ProtocolError
-from protocols.frame import expect, frame_hash, open_frame, seal
+from protocols.frame import frame_hash, open_relayed, seal
+from protocols.frame_sizes import largest_frame
 from protocols.identity import KEY_HOLDER, SERVER
 from protocols.keys import Channel, UnusableKey, check_public_key, derive
 from protocols.messages import Box
@@ -25,8 +26,9 @@ def on_blinded_call(context: Context, state: Shared, message: BlindedCall) -> tu
     """Blind the sketch with the dealt secret, encrypt it under the holder's keys, upload it once.
 
     Raises:
-        BadSignature, WrongSession: keys that the pinned holder did not sign for this session.
-        BadKey, BadDistance: keys that are not usable.
+        BadSignature, WrongSession: of the server, which relays them, keys that the pinned holder
+            did not sign for this session.
+        BadKey, BadDistance: of the holder, keys that it signed and that are not usable.
         BadShare: a blinding secret that does not open.
     """
     phase, session = "distance_upload", state.session
@@ -49,9 +51,14 @@ def on_blinded_call(context: Context, state: Shared, message: BlindedCall) -> tu
 
 
 def check_holder_keys(context: Context, session: Session, frame: bytes, phase: str) -> HolderKeys:
-    """Return the key holder's keys, once its pinned identity has signed them for this session."""
-    opened = open_frame(frame, context.roster, KEY_HOLDER, phase)
-    keys = expect(opened, HolderKeys, session.id, SERVER, phase)
+    """Return the key holder's keys, once its pinned identity has signed them for this session.
+
+    Raises:
+        PeerError: of the server, who relays them, keys that the holder did not sign for this
+            session; of the holder, signed ones that are not usable.
+    """
+    limit = largest_frame(context.parameters, "holder_keys")
+    keys = open_relayed(frame, HolderKeys, session.id, context.roster, phase, limit, KEY_HOLDER)
     if len(keys.keys) != holder_keys_bytes(context.parameters):
         raise BadDistance(KEY_HOLDER, phase, f"keys of {len(keys.keys)} bytes")
     try:
@@ -95,8 +102,9 @@ def on_row_delivery(
     """Open the own row, which the holder has committed to before all, and choose neighbours.
 
     Raises:
-        BadDistance: a table without our upload, or a row that does not open its commitments or is
-            impossible under the norm bound.
+        BadDistance: of the server, which relays it, a row that does not open, or a table without
+            us; of the holder, whose key opens it, a row that does not open its commitments or is
+            impossible under the norm bound, or a table with another upload for ours.
         BadPlan: strangers in the table, or too few clients.
     """
     phase, session = "select", state.session
@@ -105,6 +113,10 @@ def on_row_delivery(
     channel = Channel(session.keys.share.exchange(state.row_key), session.id)
     try:
         row = channel.open(ROW_USAGE, KEY_HOLDER, context.name, message.row)
+    except ValueError as error:
+        reason = f"our row of the key holder, as relayed by the server, {error}"
+        raise BadDistance(SERVER, phase, reason) from None
+    try:
         squared = open_row(session.id, context.name, names, row, table.commitments)
         distances = {peer: state.distances.accept(value) ** 0.5 for peer, value in squared.items()}
     except (ValueError, ProtocolError) as error:
@@ -116,15 +128,17 @@ def on_row_delivery(
 def check_table(context: Context, state: Blinded, frame: bytes, phase: str) -> DistanceTable:
     """Return the holder's signed table if it can be that of this attempt, with our upload."""
     session = state.session
-    opened = open_frame(frame, context.roster, KEY_HOLDER, phase)
-    table = expect(opened, DistanceTable, session.id, SERVER, phase)
+    limit = largest_frame(context.parameters, "distance_table")
+    table = open_relayed(frame, DistanceTable, session.id, context.roster, phase, limit, KEY_HOLDER)
     names = [item.party for item in table.uploads]
     if names != sorted(set(names)) or not set(names) <= set(session.adverts):
         raise BadPlan(KEY_HOLDER, phase, "distances of strangers, or out of order")
     if len(names) < context.parameters.threshold:
         raise BadPlan(KEY_HOLDER, phase, f"distances of {len(names)} clients, below the threshold")
-    if {item.party: item.digest for item in table.uploads}.get(context.name) != state.upload_hash:
-        raise BadDistance(KEY_HOLDER, phase, "our upload was not measured, or another in its place")
+    if context.name not in names:
+        raise BadDistance(SERVER, phase, "our upload was left out of the distances")
+    if {item.party: item.digest for item in table.uploads}[context.name] != state.upload_hash:
+        raise BadDistance(KEY_HOLDER, phase, "another upload than ours was measured in its place")
     if len(table.commitments) != num_pairs(len(names)):
         raise BadDistance(KEY_HOLDER, phase, "not one commitment per pair")
     return table

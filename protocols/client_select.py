@@ -16,7 +16,7 @@ from protocols.client_states import (
     Shared,
     Sketched,
 )
-from protocols.distance_lengths import distance_upload_bytes
+from protocols.distance_lengths import distance_upload_bytes, padded_list_bytes
 from protocols.distance_messages import (
     DistanceCall,
     DistanceDelivery,
@@ -35,6 +35,7 @@ from protocols.errors import (
     ProtocolError,
 )
 from protocols.frame import expect, open_frame, open_relayed, seal
+from protocols.frame_sizes import largest_frame
 from protocols.identity import SERVER
 from protocols.keys import derive
 from protocols.messages import Box
@@ -103,9 +104,10 @@ def on_distance_uploads(
         BadDistance: a signed upload that the distance protocol refuses.
     """
     phase, session = "distance_reply", state.session
+    limit = largest_frame(context.parameters, "distance_upload")
     boxes: dict[str, Box] = {}
     for frame in message.uploads:
-        upload = open_relayed(frame, DistanceUpload, session.id, context.roster, phase)
+        upload = open_relayed(frame, DistanceUpload, session.id, context.roster, phase, limit)
         peer = upload.sender
         if peer not in session.adverts or peer == context.name or peer in boxes:
             raise BadPlan(SERVER, phase, "uploads of strangers or repeated ones")
@@ -216,11 +218,6 @@ def hide_list(
     )
 
 
-def padded_list_bytes(most_neighbours: int) -> int:
-    """Return the public length of a hidden neighbour list: room for the longest names."""
-    return 512 + 66 * (most_neighbours + 2)
-
-
 def open_list(context: Context, session: Session, peer: str, data: bytes) -> tuple[Chosen, bytes]:
     """Return a peer's checked selection, and its signed frame, from its encrypted box.
 
@@ -230,7 +227,8 @@ def open_list(context: Context, session: Session, peer: str, data: bytes) -> tup
             rule.
     """
     phase, frame = "masked_input", _unhide(context, session, peer, data)
-    message = open_frame(frame, context.roster, peer, phase)
+    limit = largest_frame(context.parameters, "neighbour_list")
+    message = open_frame(frame, context.roster, peer, phase, limit)
     listing = expect(message, NeighbourList, session.id, SERVER, phase)
     check_list(context, session, peer, listing)
     return Chosen(listing.neighbours, listing.scale), frame

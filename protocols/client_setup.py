@@ -14,11 +14,11 @@ from protocols.errors import (
     WrongSession,
 )
 from protocols.frame import frame_hash, open_relayed, seal
+from protocols.frame_sizes import largest_frame
 from protocols.graph import peers_of, sharing_threshold
 from protocols.identity import SERVER, Roster
 from protocols.keys import EphemeralKeys, UnusableKey, check_public_key
 from protocols.messages import (
-    MAX_FRAME,
     Advertisement,
     Advertisements,
     AdvertiseRequest,
@@ -87,9 +87,9 @@ def read_advertisements(
     hashes = {item.party: item.digest for item in message.others}
     if len(hashes) != len(message.others) or (hashes and parameters.graph is None):
         raise BadPlan(SERVER, phase, "hashes of advertisements that are not to be left out")
+    digest, limit = parameters.digest(), largest_frame(parameters, "advertisement")
     for frame in message.advertisements:
-        digest = parameters.digest()
-        advert = open_relayed(frame, Advertisement, digest, roster, phase, MAX_FRAME)
+        advert = open_relayed(frame, Advertisement, digest, roster, phase, limit)
         if advert.sender not in parameters.cohort or advert.sender in hashes:
             raise BadPlan(SERVER, phase, "advertisements of strangers or repeated ones")
         adverts[advert.sender], hashes[advert.sender] = advert, frame_hash(frame)

@@ -42,16 +42,6 @@ def holder_keys_bytes(parameters: AggregationParameters) -> int:
     return keys_length(parameters.distance_parameter_set)
 
 
-def largest_distance_content(parameters: AggregationParameters) -> int:
-    """Return a bound on what the largest distance message of an attempt carries.
-
-    That is all uploads, and under key-holder trust a hash for every pair beside them.
-    """
-    size = len(parameters.cohort)
-    if parameters.distances == "none":
-        return 0
-    uploads = size * (distance_upload_bytes(parameters) + 512)
-    if parameters.distances == "peer":
-        return uploads
-    pairs = size * (size - 1) // 2
-    return uploads + pairs * 256 + holder_keys_bytes(parameters)
+def padded_list_bytes(most_neighbours: int) -> int:
+    """Return the public length of a hidden neighbour list: room for the longest names."""
+    return 512 + 66 * (most_neighbours + 2)

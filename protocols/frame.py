@@ -12,13 +12,10 @@ from pydantic import ValidationError
 
 from protocols.any_message import ADAPTER
 from protocols.codec import CodecError, decode, encode, encode_parts
-from protocols.distance_lengths import largest_distance_content
 from protocols.errors import BadSignature, MalformedMessage, UnexpectedMessage, WrongSession
 from protocols.identity import MAX_NAME, SERVER, SIGNATURE_BYTES, Identity, Roster, sha256
 from protocols.keys import VERSION
-from protocols.messages import MAX_FRAME, Message
-from protocols.parameters import AggregationParameters
-from protocols.ring import packed_bytes
+from protocols.messages import Message
 
 MessageType = TypeVar("MessageType", bound=Message)
 
@@ -35,22 +32,6 @@ def seal(message: Message, identity: Identity) -> bytes:
 def frame_hash(frame: bytes) -> bytes:
     """Return SHA-256 of a whole frame, by which transcripts and statements refer to it."""
     return sha256(frame)
-
-
-def largest_frame(parameters: AggregationParameters) -> int:
-    """Return a bound on every frame of an attempt: what is longer is not even hashed.
-
-    All sums packed, all that is sent for the distances, and for each pair of members room for the
-    shares, commitments and signatures of every sum.
-    """
-    size, num_sums = len(parameters.cohort), len(parameters.sums)
-    vectors = sum(
-        packed_bytes(parameters.ring_bits, parameters.vector_lengths[spec.vector]) + 256
-        for spec in parameters.sums
-    )
-    distances = largest_distance_content(parameters)
-    small = size * (num_sums + 2) * 256 + size * 66 * (parameters.most_neighbours + 32)
-    return MAX_FRAME + vectors + distances + small + num_sums * size * 66
 
 
 def open_frame(
@@ -91,18 +72,22 @@ def open_relayed(
     session: bytes,
     roster: Roster,
     phase: str,
-    max_bytes: int | None = None,
+    max_bytes: int,
+    signer: str | None = None,
 ) -> MessageType:
-    """Return the message that a peer signed for the server, in a frame that the server relays.
+    """Return the message that another party signed for the server, in a frame that it relays.
 
-    A fault is the peer's only where its signature proves it: a frame that does not verify, or
-    that belongs elsewhere, is the server's, who chose what to relay.
+    ``signer`` is who must have signed it; without one, it is whom the frame claims. A fault is the
+    signer's only where its signature proves it: a frame that does not verify, or that belongs
+    elsewhere, is the server's, who chose what to relay.
 
     Raises:
         PeerError: see :func:`open_frame` and :func:`expect`.
     """
     name = claimed_sender(frame, phase, max_bytes)
     try:
+        if signer not in (None, name):
+            raise UnexpectedMessage(name, phase, f"where one of {signer} is due")
         return expect(open_frame(frame, roster, name, phase), kind, session, SERVER, phase)
     except (BadSignature, WrongSession, UnexpectedMessage) as error:
         reason = f"a frame of {name}, as relayed by the server: {error.reason}"
@@ -113,13 +98,14 @@ def claimed_sender(frame: bytes, phase: str, max_bytes: int | None = None) -> st
     """Return the sender that a relayed frame claims, before its signature is checked.
 
     The strict decoder does one pass over the body; nothing of it is used but a name of a
-    roster's length.
+    roster's length. Who reads a transcript has no bound to give.
 
     Raises:
         MalformedMessage: of the server, which relayed something that is no message.
     """
     if max_bytes is not None and len(frame) > max_bytes:
-        raise MalformedMessage(SERVER, phase, f"a relayed frame of {len(frame)} bytes")
+        reason = f"a relayed frame of {len(frame)} bytes, above {max_bytes}"
+        raise MalformedMessage(SERVER, phase, reason)
     try:
         body = decode(memoryview(frame)[SIGNATURE_BYTES:])
     except CodecError as error:

@@ -41,7 +41,8 @@ from protocols.errors import (
     UnexpectedMessage,
     WrongSession,
 )
-from protocols.frame import frame_hash, largest_frame, open_frame, open_relayed, seal
+from protocols.frame import frame_hash, open_frame, open_relayed, seal
+from protocols.frame_sizes import largest_due, largest_frame
 from protocols.identity import KEY_HOLDER, SERVER, Identity, Roster
 from protocols.keys import KEY_BYTES, Channel, KeyPair
 from protocols.messages import Advertisement, Advertisements, Box, Message
@@ -121,7 +122,6 @@ class AggregationKeyHolder:
         self._parameters, self._identity, self._roster = parameters, identity, roster
         self._entropy, self._guard, self._max_releases = entropy, guard, max_releases
         self._state: HolderState = HolderIdle()
-        self._limit = largest_frame(parameters)
 
     @property
     def state(self) -> str:
@@ -139,7 +139,8 @@ class AggregationKeyHolder:
         if isinstance(self._state, HolderFailed):
             raise LocalProtocolError(f"{KEY_HOLDER}: {self._state.reason}")
         phase = self._state.label
-        message = open_frame(request, self._roster, SERVER, phase, self._limit)
+        limit = largest_due(self._parameters, HOLDER, phase)
+        message = open_frame(request, self._roster, SERVER, phase, limit)
         self._check_order(message)
         try:
             self._state, reply = self._step(message)
@@ -249,9 +250,10 @@ class AggregationKeyHolder:
                 sign for this session, of another length, or blinded otherwise than the others.
         """
         phase = "distance_release"
+        limit = largest_frame(self._parameters, "blinded_upload")
         frames: dict[str, tuple[bytes, BlindedUpload]] = {}
         for frame in message.uploads:
-            upload = open_relayed(frame, BlindedUpload, state.session, self._roster, phase)
+            upload = open_relayed(frame, BlindedUpload, state.session, self._roster, phase, limit)
             name = upload.sender
             if name not in state.adverts or name in frames:
                 raise BadPlan(SERVER, phase, "uploads of strangers or repeated ones")

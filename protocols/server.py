@@ -13,7 +13,8 @@ from protocols.accumulators import Allocate, allocate_in_memory
 from protocols.client import check_pinned
 from protocols.entropy import Entropy
 from protocols.errors import AttemptAborted, LocalProtocolError, PeerError
-from protocols.frame import largest_frame, open_frame, seal
+from protocols.frame import open_frame, seal
+from protocols.frame_sizes import largest_frame
 from protocols.identity import Identity, Roster
 from protocols.messages import OpenedSum, PlannedSum
 from protocols.parameters import AggregationParameters
@@ -87,7 +88,6 @@ class AggregationServer:
         self._entropy = entropy
         self._phase: Phase | None = Advertise(self._context)
         self._heard: set[str] = set()
-        self._limit = largest_frame(parameters)
         self.report = AggregationReport(parameters, self._phase.session)
 
     @property
@@ -130,7 +130,8 @@ class AggregationServer:
         received = self.report.bytes_up
         received[phase.name] = received.get(phase.name, 0) + len(reply)
         try:
-            message = open_frame(reply, self._context.roster, client, phase.name, self._limit)
+            limit = largest_frame(self._context.parameters, phase.due(client))
+            message = open_frame(reply, self._context.roster, client, phase.name, limit)
             phase.take(client, message, reply)
         except PeerError as error:
             self.report.faults[client] = f"{type(error).__name__}: {error}"

@@ -12,10 +12,9 @@ from protocols.accumulators import Allocate
 from protocols.errors import AttemptAborted, MalformedMessage
 from protocols.graph import peers_of
 from protocols.identity import Identity, Roster
+from protocols.keys import TAG_BYTES
 from protocols.messages import Advertisement, Box, EncryptedShares, Message
 from protocols.parameters import AggregationParameters
-
-TAG_BYTES = 16  # of AES-256-GCM
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,10 @@ class Phase(ABC):
     @abstractmethod
     def request(self, client: str) -> Message:
         """Return the request for one client."""
+
+    def due(self, _client: str) -> str:
+        """Return the kind of message that this party is to reply with."""
+        return self.reply_kind
 
     @abstractmethod
     def take(self, client: str, message: Message, frame: bytes) -> None:

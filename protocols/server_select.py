@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from protocols.client_select import padded_list_bytes
-from protocols.distance_lengths import distance_reply_bytes, distance_upload_bytes
+from protocols.distance_lengths import (
+    distance_reply_bytes,
+    distance_upload_bytes,
+    padded_list_bytes,
+)
 from protocols.distance_messages import (
     DistanceCall,
     DistanceDelivery,

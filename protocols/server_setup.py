@@ -101,6 +101,10 @@ class Share(Phase):
             ),
         )
 
+    def due(self, client: str) -> str:
+        """Return the kind of message that this party is to reply with."""
+        return "holder_keys" if client == KEY_HOLDER else self.reply_kind
+
     def _peers(self, client: str) -> tuple[str, ...]:
         return peers_of(self.context.parameters, self.next_session, self.clients, client)
 

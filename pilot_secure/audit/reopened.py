@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from pilot_secure.audit.attempts import Attempt
 from pilot_secure.audit.bundle import Bundle
 from pilot_secure.audit.entries import open_entry
-from protocols.client_select import SELECTION_USAGE, padded_list_bytes
+from protocols.client_select import SELECTION_USAGE
 from protocols.codec import CodecError, decode
+from protocols.distance_lengths import padded_list_bytes
 from protocols.distance_messages import NeighbourList, Selection
 from protocols.escrow import Escrow, draw_secrets, escrowed_entropy
 from protocols.identity import SERVER, SIGNATURE_BYTES

@@ -11,6 +11,7 @@ from protocols import SERVER, AggregationClient, MemoryGuard
 from protocols.errors import (
     AttemptRefused,
     BadPlan,
+    MalformedMessage,
     UnexpectedMessage,
     WrongSession,
 )
@@ -34,7 +35,7 @@ def test_no_request_is_answered_twice() -> None:
     def repeat(phase: str, name: str, frame: bytes) -> bytes:
         client = federation.clients[name]
         if name == VICTIM and client.state != "idle" and previous:
-            with pytest.raises((UnexpectedMessage, WrongSession)):
+            with pytest.raises((UnexpectedMessage, WrongSession, MalformedMessage)):
                 client.handle(previous[-1])
         if name == VICTIM:
             previous.append(frame)

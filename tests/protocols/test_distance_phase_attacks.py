@@ -137,7 +137,11 @@ def test_no_frame_of_an_honest_run_holds_a_secret() -> None:
     assert [label for label, secret in secrets.items() if secret in sent] == []
 
 
-def test_an_upload_of_another_length_is_refused_by_every_peer() -> None:
+@pytest.mark.parametrize(
+    ("extra", "error", "party"),
+    [(16, BadDistance, "client-01"), (65536, MalformedMessage, SERVER)],
+)
+def test_an_upload_of_another_length_is_refused_by_every_peer(extra, error, party) -> None:
     """A key with a chosen uniform half has no place in the wire form: it would be longer.
 
     What such a key would give, and that bytes of the right length cannot choose it, is carried
@@ -149,10 +153,10 @@ def test_an_upload_of_another_length_is_refused_by_every_peer() -> None:
         if phase != "distance_reply" or name == "client-01":
             return frame
         uploads = read(federation, SERVER, frame).uploads
-        upload = read(federation, "client-01", uploads[0]).upload + bytes(65536)
+        upload = read(federation, "client-01", uploads[0]).upload + bytes(extra)
         forged = client_says(federation, "client-01", uploads[0], upload=upload)
         return server_says(federation, frame, uploads=(forged, *uploads[1:]))
 
     federation.run(on_request=longer)
-    errors = [e for e in federation.errors.values() if isinstance(e, BadDistance)]
-    assert len(errors) == 4 and {e.party for e in errors} == {"client-01"}
+    errors = [e for e in federation.errors.values() if isinstance(e, error)]
+    assert len(errors) == 4 and {e.party for e in errors} == {party}

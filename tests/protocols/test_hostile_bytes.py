@@ -12,7 +12,8 @@ from in_process import Federation
 from protocols import SERVER
 from protocols.codec import CodecError, decode, encode, encode_parts
 from protocols.errors import BadSignature, MalformedMessage, PeerError, ProtocolError
-from protocols.frame import LABEL, largest_frame, open_frame, seal
+from protocols.frame import LABEL, open_frame, seal
+from protocols.frame_sizes import largest_frame
 from protocols.identity import sha256
 
 values = st.recursive(
@@ -113,6 +114,12 @@ def recorded() -> tuple[Federation, dict[tuple[str, str], bytes], dict[tuple[str
     return federation, requests, replies
 
 
+def kind_of(frame: bytes) -> object:
+    body = decode(frame[64:])
+    assert isinstance(body, dict)
+    return body["kind"]
+
+
 def signed_raw(federation: Federation, name: str, body: bytes) -> bytes:
     identity = federation.server_identity if name == SERVER else federation.identities[name]
     return identity.sign(LABEL + sha256(body)) + body
@@ -147,7 +154,7 @@ def test_flips_and_cuts_of_every_message_are_refused(phase: str, direction: str)
             open_frame(frame[:place], federation.roster, sender, phase)
     with pytest.raises(BadSignature):
         open_frame(frame + b"\0", federation.roster, sender, phase)
-    limit = largest_frame(federation.parameters)
+    limit = largest_frame(federation.parameters, str(kind_of(frame)))
     assert len(frame) <= limit
     with pytest.raises(MalformedMessage, match="above"):
         open_frame(bytes(limit + 1), federation.roster, sender, phase, limit)

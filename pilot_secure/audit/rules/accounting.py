@@ -10,9 +10,10 @@ from pilot_secure.audit.entries import Entry
 from pilot_secure.audit.rule import Options, Rule
 from pilot_secure.audit.verdicts import Evidence
 from pilot_secure.privacy import ClientLedger, LedgerError, parse_ledger, understated
-from protocols.client_select import padded_list_bytes
 from protocols.client_setup import blinding_bytes
+from protocols.distance_lengths import padded_list_bytes
 from protocols.distance_messages import Selection
+from protocols.keys import TAG_BYTES
 from protocols.messages import (
     Box,
     Delivery,
@@ -22,7 +23,6 @@ from protocols.messages import (
 )
 from protocols.parameters import AggregationParameters
 from protocols.ring import packed_bytes
-from protocols.server_phase import TAG_BYTES
 from protocols.shares import SECRET_BYTES
 
 

@@ -14,8 +14,8 @@ from protocols.distance_lengths import distance_reply_bytes, measured_length
 from protocols.distance_messages import BlindedUpload, DistanceReplies, HolderKeys, ReleaseRequest
 from protocols.errors import ParameterError, ProtocolError
 from protocols.identity import SIGNATURE_BYTES
+from protocols.keys import TAG_BYTES
 from protocols.parameter_sets import MAX_MODULUS_BITS_128, PARAMETER_SETS
-from protocols.server_phase import TAG_BYTES
 
 # SEAL's stream header: magic, header size 16, major version 4, any minor, compression 0–2, zeros.
 SEAL_STREAM = re.compile(rb"\x5e\xa1\x10\x04[\x00-\x0f][\x00-\x02]\x00\x00")
