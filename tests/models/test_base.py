@@ -134,21 +134,20 @@ def test_a_wide_image_is_not_cropped():
     assert pixels[0, :, 24, 1].min() > 1 and pixels[0, :, 24, 20].max() < -1
 
 
-class CountingModel:
-    def __init__(self, monkeypatch):
+class CountedFeatures:
+    """The vision tower's features, and of how many images they were computed."""
+
+    def __init__(self):
         self.images = 0
-        from pilot_secure.models import features
 
-        def counted(model, pixels):
-            self.images += len(pixels)
-            return vision_features(model, pixels)
-
-        monkeypatch.setattr(features, "vision_features", counted)
+    def __call__(self, model, pixels):
+        self.images += len(pixels)
+        return vision_features(model, pixels)
 
 
-def test_an_image_is_seen_once(monkeypatch):
-    counter = CountingModel(monkeypatch)
-    cache = FeatureCache(random_llava(), build_processor(), batch_size=4)
+def test_an_image_is_seen_once():
+    counter = CountedFeatures()
+    cache = FeatureCache(random_llava(), build_processor(), encode=counter, batch_size=4)
     data = build_scenario("general-vqa", clients_per_task=1, samples_per_client=6, test_samples=3)
     train, test = data[0].train, data[0].test
     seen = []
@@ -162,7 +161,7 @@ def test_an_image_is_seen_once(monkeypatch):
 
 
 @pytest.mark.parametrize("as_files", [False, True])
-def test_several_questions_about_one_image_share_its_features(monkeypatch, tmp_path, as_files):
+def test_several_questions_about_one_image_share_its_features(tmp_path, as_files):
     """As rows of one dataset and of another; each row still has its own image's features."""
     pictures = []
     for shade in (0, 90, 250):
@@ -177,8 +176,8 @@ def test_several_questions_about_one_image_share_its_features(monkeypatch, tmp_p
     expected = FeatureCache(random_llava(), build_processor()).features(once)[:]
     assert not torch.isclose(expected[0], expected[1]).all()
 
-    counter = CountingModel(monkeypatch)
-    cache = FeatureCache(random_llava(), build_processor(), batch_size=2)
+    counter = CountedFeatures()
+    cache = FeatureCache(random_llava(), build_processor(), encode=counter, batch_size=2)
     seen = []
     features = cache.features(asked, progress=lambda *counts: seen.append(counts))
     assert counter.images == 3 and seen == [(2, 3), (3, 3)]
