@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: plant help install simulate test lint typecheck unit test-slow wheel spin fuzz vectors \
+.PHONY: report-check plant help install simulate test lint typecheck unit test-slow wheel spin fuzz vectors \
 	bench-secure clean \
         spin fuzz vectors bench-secure
 
@@ -52,6 +52,11 @@ fuzz: install  ## feed the protocol machines hostile bytes for a minute (install
 	$(BIN)/python -m pip install -q atheris
 	corpus=$$(mktemp -d) && $(BIN)/python tests/fuzz/machines.py --seeds $$corpus \
 	&& $(BIN)/python tests/fuzz/machines.py -max_total_time=60 -artifact_prefix=$$corpus/ $$corpus
+
+report-check: install  ## the audit's HTML report in a headless Chromium (installs both)
+	command -v chromium >/dev/null || { apt-get update -q && apt-get install -yq chromium; }
+	$(BIN)/python -m pip install -q -c constraints.txt playwright
+	PYTHONPATH=.:tests/audit:tests/protocols $(BIN)/python tests/audit/report_check.py
 
 plant: install  ## record a run with one rule of the audit broken: RULE=T01 OUT=folder
 	PYTHONPATH=.:tests/audit:tests/protocols $(BIN)/python tests/audit/planting.py $(RULE) $(OUT)

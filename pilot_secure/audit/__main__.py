@@ -16,12 +16,14 @@ from pilot_secure import entry_point
 from pilot_secure.audit.bundle import Bundle, read_escrow
 from pilot_secure.audit.diff import diff, print_diff
 from pilot_secure.audit.export import export
+from pilot_secure.audit.html import html_report
 from pilot_secure.audit.rule import DEFAULT_MAX_LEVERAGE, Options
 from pilot_secure.audit.table import print_report
 from pilot_secure.audit.verdicts import AuditReport
 from pilot_secure.audit.verify import replay, verify
 from pilot_secure.audit.view import print_view, view, viewers
 from pilot_secure.errors import UsageError
+from pilot_secure.files import write_atomically
 
 PROGRAM = "python -m pilot_secure.audit"
 
@@ -69,6 +71,7 @@ def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     _bundle_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as one HTML file, too")
     parser.add_argument(
         "--max-leverage",
         type=_share,
@@ -88,10 +91,13 @@ def _share(text: str) -> float:
 
 def _verify(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle, arguments.roster)
-    return _tell(verify(bundle, Options(max_leverage=arguments.max_leverage)), arguments)
+    report = verify(bundle, Options(max_leverage=arguments.max_leverage))
+    return _tell(bundle, report, arguments)
 
 
-def _tell(report: AuditReport, arguments: argparse.Namespace) -> int:
+def _tell(bundle: Bundle, report: AuditReport, arguments: argparse.Namespace) -> int:
+    if arguments.html is not None:
+        write_atomically(arguments.html, html_report(bundle, report).encode())
     if arguments.json:
         print(report.model_dump_json(indent=2))
     else:
@@ -113,7 +119,8 @@ def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _replay(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle, arguments.roster)
     options = Options(max_leverage=arguments.max_leverage)
-    return _tell(replay(bundle, read_escrow(arguments.escrow), options), arguments)
+    report = replay(bundle, read_escrow(arguments.escrow), options)
+    return _tell(bundle, report, arguments)
 
 
 def _add_view(commands: argparse._SubParsersAction[_Parser]) -> None:

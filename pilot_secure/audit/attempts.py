@@ -135,6 +135,11 @@ class Attempt:
         """The sealed sums that were delivered."""
         return tuple(sorted({t.sealed for t in self.told.values() if t.sealed}))
 
+    def seq_of(self, client: str, kind: str) -> int:
+        """The entry of a client's message of one kind; the attempt's first where there is none."""
+        record = self.kept.get((client, kind))
+        return self.first_seq if record is None else record.seq
+
     def seen_frame(self, digest: bytes) -> bool:
         """Whether a client's frame with this hash is in the transcript already."""
         return digest in self._sent

@@ -81,3 +81,15 @@ def test_two_runs_part_where_a_client_dropped_out(plain_run: Path, tmp_path: Pat
     assert found.course.a.kind == "unmask_shares"
     assert found.records_b < found.records_a
     assert found.bytes == found.course  # the same seeds until then
+
+
+def test_the_page_holds_the_report_and_loads_nothing(plain_run: Path, tmp_path: Path) -> None:
+    """How it looks and behaves is for `make report-check`."""
+    page = tmp_path / "report.html"
+    assert main(["verify", str(plain_run), "--html", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    data = text.split('type="application/json">')[1].split("</script>")[0]
+    content = json.loads(data)
+    assert len(content["report"]["results"]) == 25
+    assert len(content["messages"]) == content["report"]["records"]
+    assert "://" not in text.replace("http://www.w3.org/2000/svg", "")

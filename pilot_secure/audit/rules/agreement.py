@@ -37,7 +37,7 @@ class K03OneRoster(Rule):
             if set(told.members) != most:
                 found = f"{client} was told {len(told.members)} members: {_names(told.members)}"
                 due = f"{_names(most)}, as others were"
-                self.fail(attempt.label, attempt.first_seq, found, due)
+                self.fail(attempt.label, attempt.seq_of(client, "advertisements"), found, due)
             for name, digest in told.members.items():
                 sent = attempt.advert_hashes.get(name)
                 if sent is not None and sent != digest:
@@ -93,7 +93,7 @@ class S03Signatures(Rule):
                 self.checked += 1
                 if (told.participants, told.sums) != (attempt.participants, attempt.plan):
                     found = f"{client} was told another plan than others"
-                    self.fail(attempt.label, attempt.first_seq, found, "one plan")
+                    self.fail(attempt.label, attempt.seq_of(client, "plan"), found, "one plan")
             if told.survivor_set is not None:
                 self.checked += 1
                 self._check_set(attempt, client, told.survivor_set, most)
@@ -103,19 +103,22 @@ class S03Signatures(Rule):
                 if request.survivors != most:
                     found = f"{client} was asked to unmask {', '.join(request.survivors)}"
                     expected = f"{', '.join(most)}, as was signed"
-                    self.fail(attempt.label, attempt.first_seq, found, expected)
+                    self.fail(
+                        attempt.label, attempt.seq_of(client, "unmask_request"), found, expected
+                    )
 
     def _check_set(
         self, attempt: Attempt, client: str, told: SurvivorSet, most: tuple[str, ...]
     ) -> None:
+        seq = attempt.seq_of(client, "survivor_set")
         if told.survivors != most:
             found = f"{client} was told the survivors {', '.join(told.survivors)}"
-            self.fail(attempt.label, attempt.first_seq, found, f"{', '.join(most)}, as others were")
+            self.fail(attempt.label, seq, found, f"{', '.join(most)}, as others were")
         hashes = dict(zip(told.survivors, told.upload_hashes, strict=False))
         wrong = [n for n in hashes if n in attempt.uploads and hashes[n] != attempt.uploads[n]]
         if wrong:
             found = f"{client} was told other uploads of {', '.join(wrong)} than were sent"
-            self.fail(attempt.label, attempt.first_seq, found, "the hashes of the uploads")
+            self.fail(attempt.label, seq, found, "the hashes of the uploads")
 
     def _count(self, attempt: Attempt) -> None:
         """Verify each signature over what its signer was told; count equal statements."""
