@@ -10,6 +10,7 @@ from protocols import (
     client_unmask,
 )
 from protocols.client_states import (
+    MAX_ANSWERS,
     Advertised,
     AggregationResult,
     Answered,
@@ -78,8 +79,12 @@ class AggregationClient:
         *,
         roster: Roster,
         guard: AnswerGuard,
+        max_answers: int = MAX_ANSWERS,
     ) -> None:
         """Check that this client belongs to the cohort and its inputs to the parameters.
+
+        ``max_answers`` bounds how often it answers distance queries about the same updates, in
+        whatever attempts.
 
         Raises:
             ParameterError: another roster than the pinned one, or not in the cohort.
@@ -95,7 +100,7 @@ class AggregationClient:
             raise InputError(f"{identity.name}: num_samples must be 1 to {parameters.max_samples}")
         if len(inputs.previous_results) != 32:
             raise InputError(f"{identity.name}: previous_results must be 32 bytes")
-        self._context = Context(parameters, identity, roster, inputs, entropy, guard)
+        self._context = Context(parameters, identity, roster, inputs, entropy, guard, max_answers)
         self._state: State = Idle()
         self._running = RunningHash()
 

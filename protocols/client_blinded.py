@@ -122,7 +122,7 @@ def on_row_delivery(
     except (ValueError, ProtocolError) as error:
         raise BadDistance(KEY_HOLDER, phase, f"our row: {error}") from error
     peers = tuple(sorted(squared))
-    return choose(context, session, peers, distances, frame_hash(message.table))
+    return choose(context, session, peers, distances, message.table)
 
 
 def check_table(context: Context, state: Blinded, frame: bytes, phase: str) -> DistanceTable:

@@ -28,6 +28,7 @@ from protocols.distance_messages import (
 )
 from protocols.distance_values import Vector
 from protocols.errors import (
+    AttemptRefused,
     BadDistance,
     BadPlan,
     BadSelection,
@@ -99,22 +100,18 @@ def on_distance_uploads(
     """Answer each peer's upload once. Signatures are checked before any ciphertext is loaded.
 
     Raises:
-        BadPlan: uploads of strangers, of itself, or two of one peer.
+        BadPlan: uploads of strangers, of itself, two of one peer, or the same bytes of two parties.
         BadSignature: an upload that its sender did not sign; the server's fault, who relays it.
         BadDistance: a signed upload that the distance protocol refuses.
+        AttemptRefused: queries about these updates were answered as often as may be.
     """
     phase, session = "distance_reply", state.session
-    limit = largest_frame(context.parameters, "distance_upload")
+    uploads = _peers_uploads(context, state, message, phase)
+    _claim_answer(context, session)
     boxes: dict[str, Box] = {}
-    for frame in message.uploads:
-        upload = open_relayed(frame, DistanceUpload, session.id, context.roster, phase, limit)
-        peer = upload.sender
-        if peer not in session.adverts or peer == context.name or peer in boxes:
-            raise BadPlan(SERVER, phase, "uploads of strangers or repeated ones")
-        if len(upload.upload) != distance_upload_bytes(context.parameters):
-            raise BadDistance(peer, phase, f"an upload of {len(upload.upload)} bytes")
+    for peer, upload in uploads.items():
         try:
-            reply = state.distances.reply(upload.upload)
+            reply = state.distances.reply(upload)
         except ProtocolError as error:
             raise BadDistance(peer, phase, str(error)) from error
         sealed = session.channel(peer).seal(DISTANCE_USAGE, context.name, peer, reply)
@@ -127,6 +124,46 @@ def on_distance_uploads(
         boxes=tuple(boxes[peer] for peer in peers),
     )
     return Replied(session, state.distances, peers), seal(replies, context.identity)
+
+
+def _peers_uploads(
+    context: Context, state: Sketched, message: DistanceUploads, phase: str
+) -> dict[str, bytes]:
+    """Return {peer: upload}, all checked before any is answered.
+
+    An upload is answered once, so a peer that signs another's bytes would pass the blame on to
+    it. The server refuses the second of two equal uploads: relaying both is its fault.
+    """
+    session, uploads = state.session, dict[str, bytes]()
+    limit = largest_frame(context.parameters, "distance_upload")
+    seen = {state.distances.upload()}
+    for frame in message.uploads:
+        upload = open_relayed(frame, DistanceUpload, session.id, context.roster, phase, limit)
+        peer = upload.sender
+        if peer not in session.adverts or peer == context.name or peer in uploads:
+            raise BadPlan(SERVER, phase, "uploads of strangers or repeated ones")
+        if len(upload.upload) != distance_upload_bytes(context.parameters):
+            raise BadDistance(peer, phase, f"an upload of {len(upload.upload)} bytes")
+        if upload.upload in seen:
+            raise BadPlan(SERVER, phase, f"the upload of {peer} is that of another party, too")
+        seen.add(upload.upload)
+        uploads[peer] = upload.upload
+    return uploads
+
+
+def _claim_answer(context: Context, session: Session) -> None:
+    """Have the guard persist, before anything is answered, that this session's queries are.
+
+    Raises:
+        AttemptRefused: queries about these updates were answered as often as may be.
+    """
+    updates = context.parameters.attempt_label
+    labels = (f"{updates}/distances/{number}" for number in range(context.max_answers))
+    if not any(context.guard.claim(label, session.id) for label in labels):
+        raise AttemptRefused(
+            f"{context.name}: distance queries about the updates of {updates} were answered "
+            f"{context.max_answers} times, the most that is allowed"
+        )
 
 
 def on_distance_delivery(

@@ -63,9 +63,15 @@ class ClientInputs:
     previous_results: bytes = bytes(32)
 
 
+MAX_ANSWERS = 2
+
+
 @dataclass(frozen=True)
 class Context:
-    """What does not change during an attempt."""
+    """What does not change during an attempt.
+
+    ``max_answers`` bounds how often distance queries about the same updates are answered.
+    """
 
     parameters: AggregationParameters
     identity: Identity
@@ -73,6 +79,7 @@ class Context:
     inputs: ClientInputs = field(repr=False)
     entropy: Entropy
     guard: AnswerGuard
+    max_answers: int = MAX_ANSWERS
 
     @property
     def name(self) -> str:

@@ -50,6 +50,7 @@ __all__ = [
     "PARAMETER_SETS",
     "DistanceParty",
     "NormBoundExceeded",
+    "check_upload",
     "reply_length",
     "upload_length",
 ]
@@ -73,6 +74,37 @@ def _upload_content(parameters: ParameterSet, sketch_length: int) -> int:
 
 def _reply_content(parameters: ParameterSet) -> int:
     return DIGEST_BYTES + parameters.residue_bytes(0) + parameters.polynomial_bytes(1)
+
+
+def check_upload(upload: bytes, name: str, sketch_length: int, sender: str) -> None:
+    """Refuse an upload that no peer could answer. SEAL reads none of it.
+
+    Raises:
+        BadDistance: naming ``sender``; another length, header, hash, sketch length or set, or a
+            residue that is not below its prime.
+    """
+    _upload_rows(upload, ring_for(lookup(name, "peer")), sketch_length, sender)
+
+
+def _upload_rows(
+    upload: bytes, ring: Ring, sketch_length: int, sender: str
+) -> tuple[bytes, Residues, list[Residues]]:
+    """The seed, the public key's body and the chunks' of an upload in canonical form."""
+    parameters = ring.parameters
+    head = header(Kind.UPLOAD, parameters, sketch_length)
+    content = open_frame(upload, head, _upload_content(parameters, sketch_length), sender)
+    seed, body = content[:SEED_BYTES], content[SEED_BYTES:]
+    key_bytes = parameters.polynomial_bytes(len(ring.primes))
+    chunk_bytes = parameters.polynomial_bytes(len(ring.data_primes))
+    try:
+        key_body = unpack(body[:key_bytes], ring.degree, ring.primes)
+        rows = [
+            unpack(body[start : start + chunk_bytes], ring.degree, ring.data_primes)
+            for start in range(key_bytes, len(body), chunk_bytes)
+        ]
+    except ResidueError as error:
+        raise BadDistance(sender, PHASE, str(error)) from error
+    return seed, key_body, rows
 
 
 class DistanceParty:
@@ -213,24 +245,15 @@ class DistanceParty:
 
     def _parse_upload(self, upload: bytes, sender: str) -> tuple[Any, list[Any]]:
         """Check length, header, hash and residues, then have SEAL load key and chunks."""
-        ring, parameters = self._ring, self._parameters
-        size = _upload_content(parameters, self._vector.size)
-        content = open_frame(upload, self._header(Kind.UPLOAD), size, sender)
-        seed, body = content[:SEED_BYTES], content[SEED_BYTES:]
-        key_bytes = parameters.polynomial_bytes(len(ring.primes))
-        chunk_bytes = parameters.polynomial_bytes(len(ring.data_primes))
+        ring = self._ring
+        seed, key_body, rows = _upload_rows(upload, ring, self._vector.size, sender)
         try:
-            key_body = unpack(body[:key_bytes], ring.degree, ring.primes)
-            rows = [
-                unpack(body[start : start + chunk_bytes], ring.degree, ring.data_primes)
-                for start in range(key_bytes, len(body), chunk_bytes)
-            ]
             key = ring.seeded_public_key(key_body, expand_seed(seed, "public key", 0))
             chunks = [
                 ring.seeded_ciphertext(row, expand_seed(seed, "upload chunk", index))
                 for index, row in enumerate(rows)
             ]
-        except (ResidueError, CkksError) as error:
+        except CkksError as error:
             raise BadDistance(sender, PHASE, str(error)) from error
         return key, chunks
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from protocols.distance_lengths import (
     distance_reply_bytes,
     distance_upload_bytes,
+    measured_length,
     padded_list_bytes,
 )
 from protocols.distance_messages import (
@@ -34,16 +35,25 @@ class DistanceUploading(Phase):
         super().__init__(setup.context, clients, setup.session)
         self.setup = setup
         self.frames: dict[str, bytes] = {}
+        self._seen: set[bytes] = set()
 
     def request(self, client: str) -> DistanceCall:
         """Return the call for the encrypted sketch."""
         return DistanceCall(session=self.session, sender=SERVER, recipient=client)
 
     def take(self, client: str, message: Message, frame: bytes) -> None:
-        """Keep the signed upload; the server never loads its ciphertexts."""
+        """Keep the signed upload if peers can answer it; none of its ciphertexts is loaded."""
+        from protocols.distances import check_upload
+
+        parameters = self.context.parameters
         upload = expect(message, DistanceUpload, self.session, SERVER, self.name)
-        if len(upload.upload) != distance_upload_bytes(self.context.parameters):
+        if len(upload.upload) != distance_upload_bytes(parameters):
             raise BadDistance(client, self.name, f"an upload of {len(upload.upload)} bytes")
+        name, length = parameters.distance_parameter_set, measured_length(parameters)
+        check_upload(upload.upload, name, length, client)
+        if upload.upload in self._seen:
+            raise BadDistance(client, self.name, "the upload of another client")
+        self._seen.add(upload.upload)
         self.frames[client] = frame
 
     def survivors(self) -> tuple[str, ...]:

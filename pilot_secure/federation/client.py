@@ -255,6 +255,7 @@ class FederationClient:
             self._entropy(parameters),
             roster=self._agreement.roster,
             guard=self._guard,
+            max_answers=self._agreement.config.security.max_attempts,
         )
 
     def _entropy(self, parameters: AggregationParameters) -> Entropy:

@@ -11,6 +11,7 @@ from in_process import Federation
 from protocols import SERVER
 from protocols.codec import decode, encode
 from protocols.errors import (
+    AttemptRefused,
     BadDistance,
     BadPlan,
     MalformedMessage,
@@ -160,3 +161,57 @@ def test_an_upload_of_another_length_is_refused_by_every_peer(extra, error, part
     federation.run(on_request=longer)
     errors = [e for e in federation.errors.values() if isinstance(e, error)]
     assert len(errors) == 4 and {e.party for e in errors} == {party}
+
+
+def test_the_same_bytes_from_two_clients_are_the_servers_fault(monkeypatch) -> None:
+    """A peer signs another's upload, and the server relays both: neither of the two is blamed."""
+    federation = pilot(monkeypatch)
+
+    def copied(message):
+        frames = {read_sender(frame): frame for frame in message.uploads}
+        upload = read(federation, "client-04", frames["client-04"]).upload
+        frames["client-01"] = client_says(
+            federation, "client-01", frames["client-01"], upload=upload
+        )
+        return {"uploads": tuple(frames.values())}
+
+    def read_sender(frame: bytes) -> str:
+        return decode(frame[64:])["sender"]
+
+    federation.run(on_request=cheat_at(federation, "distance_reply", VICTIM, copied))
+    assert isinstance(federation.errors[VICTIM], BadPlan)
+    assert federation.errors[VICTIM].party == SERVER
+
+
+@pytest.mark.parametrize("kind", ["a residue above its prime", "the upload of another"])
+def test_an_upload_that_no_peer_could_answer_costs_its_sender_alone(kind: str) -> None:
+    federation = Federation(count=5, num_tasks=1)
+    seen: list[bytes] = []
+
+    def spoil(phase: str, name: str, frame: bytes) -> bytes:
+        if phase != "distance_upload" or name not in ("client-01", "client-02"):
+            return frame
+        upload = read(federation, name, frame).upload
+        seen.append(upload)
+        if name == "client-01":
+            return frame
+        if kind == "the upload of another":
+            return client_says(federation, name, frame, upload=seen[0])
+        body = upload[:42] + b"\xff" * 8 + upload[50:-32]
+        return client_says(federation, name, frame, upload=body + sha256(body))
+
+    federation.run(on_reply=spoil)
+    assert federation.server.report.aborted is None and federation.errors == {}
+    assert federation.server.report.faults["client-02"].startswith("BadDistance")
+
+
+def test_a_server_that_begins_again_and_again_gets_two_answers(monkeypatch) -> None:
+    """It drops every attempt once distances are out: more answers average the flooding away."""
+    federation = pilot(monkeypatch)
+    for attempt in range(3):
+        federation.start(attempt=attempt)
+        federation.run(until="select")
+    assert {type(error) for error in federation.errors.values()} == {AttemptRefused}
+    assert len(federation.errors) == 9 and federation.server.phase != "select"
+    federation.start(attempt=0, stage=2)
+    assert federation.run(until="select").errors == {}, "other updates"

@@ -480,6 +480,14 @@ def test_a_row_other_than_the_committed_one_is_refused(monkeypatch) -> None:
     assert federation.server.report.dropouts["select"] == (VICTIM,)
 
 
+def test_the_hash_of_the_tables_frame_is_signed_with_the_lists() -> None:
+    federation = at_select()
+    table = read(federation, SERVER, federation.server.request(VICTIM)).table
+    federation.run(until="consistency")
+    hashes = federation.clients[VICTIM]._state.agreement.list_hashes
+    assert hashes[KEY_HOLDER] == sha256(table)
+
+
 def test_two_tables_for_two_clients_open_nothing(monkeypatch) -> None:
     """Holder and server together: the victim gets a matrix of its own, properly committed to."""
     federation = at_select()
