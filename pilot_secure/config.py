@@ -235,7 +235,7 @@ class SecurityConfig(Section):
         description="who can open distances: each client its own row, or a party of its own that "
         "colludes neither with the server nor with a client, and learns all of them",
     )
-    sketch_size: Annotated[int, Field(ge=64, multiple_of=8)] | None = Field(
+    sketch_size: Annotated[int, Field(ge=64, le=1 << 22, multiple_of=8)] | None = Field(
         16384,
         description="coordinates of the sketch that distances are computed on; null is exact "
         "(65536 for a LoRA of 10^8 parameters)",

@@ -14,6 +14,7 @@ from pilot_secure.privacy.noise import CAVEATS
 from pilot_secure.privacy.planning import NoisePlan, plan_noise
 from pilot_secure.privacy.recompute import with_claims
 from pilot_secure.summary import PrivacySummary
+from protocols.sketch import MAX_SIZE, sketch_length
 
 _HEADROOM = 6.0
 """Standard deviations of noise on one coordinate that the ring has to hold."""
@@ -43,8 +44,20 @@ def noise_of_a_run(
 def check_room(
     config: SimulationConfig, noise: NoisePlan | None, vector_lengths: Mapping[str, int]
 ) -> None:
-    """Raise ConfigError where noised updates would not fit the ring or the encrypted sketch."""
+    """Raise ConfigError where updates, noised or not, would not fit the ring or the sketch."""
     security = config.security
+    length = vector_lengths.get("text_adapter", 0)
+    if (
+        security.secure_agg
+        and config.selects_neighbours
+        and sketch_length(length, security.sketch_size) > MAX_SIZE
+    ):
+        raise ConfigError(
+            [
+                f"security.sketch_size is null (exact): expected a number for text adapters of "
+                f"{length} numbers, since at most {MAX_SIZE} can be encrypted."
+            ]
+        )
     if noise is None or noise.unit != "client" or not security.secure_agg:
         return
     deviation = max(noise.noise_multipliers.values()) * noise.clipping_norm

@@ -185,6 +185,7 @@ class Simulation:
             ),
             in_clear=() if self.config.security.secure_agg else self.server.vectors,
             told=[tuple(results) for results in self.journal.results.values()],
+            max_attempts=self.config.security.max_attempts,
         )
 
     def _selection_check(self) -> SelectionCheck | None:

@@ -119,11 +119,11 @@ class AggregationClient:
         """What this client put into the sums, known from its upload to the end of the attempt."""
         match self._state:
             case Uploaded() as uploaded:
-                return Contribution(uploaded.weights, len(uploaded.row))
+                return Contribution(uploaded.weights, uploaded.num_distances)
             case Confirmed(uploaded=uploaded) | Answered(uploaded=uploaded):
-                return Contribution(uploaded.weights, len(uploaded.row))
+                return Contribution(uploaded.weights, uploaded.num_distances)
             case Finished(result=result):
-                return Contribution(result.weights, len(result.row))
+                return Contribution(result.weights, result.num_distances)
             case _:
                 return None
 

@@ -222,8 +222,9 @@ class Selected:
 class Contribution:
     """What a client chose and applied, fixed by its upload: for reports on what sums reveal.
 
-    ``weights`` are the u it applied, by recipient; ``num_distances`` counts the peers whose
-    distance it knows. Secrecy: this client; only a simulator has everybody's.
+    ``weights`` are the u it applied, by recipient; ``num_distances`` counts the
+    distances it knows: those to its peers, and the peers' scales. Secrecy: this client; only a
+    simulator has everybody's.
     """
 
     weights: Mapping[str, float] = field(repr=False)
@@ -253,6 +254,11 @@ class Uploaded:
     weights: Mapping[str, float] = field(repr=False)
     clip_counts: Mapping[str, int] = field(repr=False)
     label = "uploaded"
+
+    @property
+    def num_distances(self) -> int:
+        """The distances this client knows: its row, and the peers' scales, one distance each."""
+        return len(self.row) + max(0, len(self.agreement.lists) - 1)
 
 
 @dataclass(frozen=True)
@@ -309,6 +315,7 @@ class AggregationResult:
     results_hash: bytes
     session: bytes
     sealed_fault: str | None = None
+    num_distances: int = 0
 
 
 @dataclass(frozen=True)

@@ -80,14 +80,13 @@ def uniform_flood(entropy: RandomSource, width_bits: int) -> int:
 def released(squared: float, own_norm: float, parameters: ParameterSet, sender: str) -> float:
     """Range-check and round a decrypted squared distance, all in units of the norm bound.
 
-    The triangle inequality with the peer's norm at most 1 gives
-    max(0, own_norm − 1)² ≤ d² ≤ (own_norm + 1)², widened by the error bound.
+    The triangle inequality with the peer's norm at most 1 gives 0 ≤ d² ≤ (own_norm + 1)², widened
+    by the error bound.
 
     Raises:
         BadDistance: outside that range.
     """
     slack = parameters.error_bound
-    low, high = max(0.0, own_norm - 1) ** 2, (own_norm + 1) ** 2
-    if not low - slack <= squared <= high + slack:
+    if not -slack <= squared <= (own_norm + 1) ** 2 + slack:
         raise BadDistance(sender, PHASE, "the opened distance is impossible under the norm bound")
     return max(0.0, round(squared / parameters.resolution) * parameters.resolution)

@@ -187,7 +187,8 @@ class DistanceParty:
     def open(self, reply: bytes, sender: str = "peer") -> float:
         """The squared distance to the peer who sent ``reply``, in the vector's units squared.
 
-        Rounded to the set's resolution; an honest result is within the set's error bound.
+        Flooded again and rounded to the set's resolution: what follows from it is published, and a
+        malicious peer need not flood. An honest result is within the set's error bound.
 
         Raises:
             BadDistance: malformed, for another upload, or impossible given this client's norm
@@ -202,7 +203,9 @@ class DistanceParty:
         except CkksError as error:
             raise BadDistance(sender, PHASE, str(error)) from error
         divisor = math.prod(self._ring.data_primes[1:])
-        half = coefficient * divisor / math.exp2(self._parameters.result_scale_bits)
+        value = coefficient * divisor
+        value += uniform_flood(self._entropy, self._parameters.flood_width_bits)
+        half = value / math.exp2(self._parameters.result_scale_bits)
         own_square = float(self._vector @ self._vector)
         squared = released(2 * half + own_square, math.sqrt(own_square), self._parameters, sender)
         return squared * self._norm_bound**2

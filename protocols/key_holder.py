@@ -48,7 +48,7 @@ from .distance_values import (
     slot_chunks,
     uniform_flood,
 )
-from .errors import BadDistance, LocalProtocolError
+from .errors import AttemptAborted, BadDistance, LocalProtocolError
 from .identity import KEY_HOLDER, SERVER
 from .parameter_sets import ParameterSet
 from .parameter_sets import parameter_set as lookup
@@ -310,7 +310,10 @@ class KeyHolder:
 
         Raises:
             BadDistance: naming the server for a result that is missing, unasked for or not the
-                evaluation of the uploads; a client for its upload.
+                evaluation of the uploads; a client for its upload, also if every impossible
+                distance is one of its own.
+            AttemptAborted: distances are impossible, and which client's upload is at fault cannot
+                be told.
             LocalProtocolError: this key has been used.
         """
         if self._spent:
@@ -320,19 +323,23 @@ class KeyHolder:
             raise BadDistance(SERVER, PHASE, "results for other pairs than the uploads give")
         own = DistanceServer(self._parameters.name, self._length, self._keys)
         rows: dict[str, dict[str, float]] = {name: {} for name in sorted(uploads)}
+        impossible: list[tuple[str, ...]] = []
         for pair, result in own.each(uploads):
             if digests[pair] != closing_hash(result):
                 reason = f"the result for {pair} is not the evaluation of the signed uploads"
                 raise BadDistance(SERVER, PHASE, reason)
             a, b = pair
-            rows[a][b] = rows[b][a] = self._opened(result, pair)
-        self._check_triangles(rows)
+            try:
+                rows[a][b] = rows[b][a] = self._opened(result)
+            except BadDistance:
+                impossible.append(pair)
+        _refuse_impossible(impossible or self._contradictions(rows))
         return {
             name: {peer: value * self._norm_bound**2 for peer, value in row.items()}
             for name, row in rows.items()
         }
 
-    def _opened(self, result: bytes, pair: Pair) -> float:
+    def _opened(self, result: bytes) -> float:
         """One released squared distance in units of the norm bound."""
         body = result[-_result_content(self._parameters) - DIGEST_BYTES : -DIGEST_BYTES]
         width = self._parameters.residue_bytes(0)
@@ -343,13 +350,35 @@ class KeyHolder:
         value = coefficient * math.prod(self._ring.data_primes[1:])
         value += uniform_flood(self._entropy, self._parameters.flood_width_bits)
         squared = value / math.exp2(self._parameters.result_scale_bits)
-        return released(squared, 1.0, self._parameters, " and ".join(pair))
+        return released(squared, 1.0, self._parameters, KEY_HOLDER)
 
-    def _check_triangles(self, rows: Mapping[str, Mapping[str, float]]) -> None:
-        """No distance is longer than the way round over a third client."""
+    def _contradictions(self, rows: Mapping[str, Mapping[str, float]]) -> list[tuple[str, ...]]:
+        """The triples in which a distance is longer than the way round over the third client."""
         bound = self._parameters.error_bound
+        found: list[tuple[str, ...]] = []
         for a, b, c in permutations(rows, 3):
             direct = math.sqrt(max(0.0, rows[a][b] - bound))
             around = math.sqrt(rows[a][c] + bound) + math.sqrt(rows[c][b] + bound)
             if a < b and direct > around:
-                raise BadDistance(SERVER, PHASE, f"the distances of {a}, {b}, {c} contradict")
+                found.append((a, b, c))
+        return found
+
+
+def _refuse_impossible(groups: list[tuple[str, ...]]) -> None:
+    """Refuse distances that no uploads within the norm bound have, naming the one in all of them.
+
+    The server is not at fault: its results were those of the signed uploads.
+
+    Raises:
+        BadDistance, AttemptAborted: see :meth:`KeyHolder.release`.
+    """
+    if not groups:
+        return
+    common = set(groups[0]).intersection(*groups[1:])
+    if len(common) == 1:
+        reason = "its distances are impossible under the norm bound"
+        raise BadDistance(common.pop(), PHASE, reason)
+    raise AttemptAborted(
+        f"{PHASE}: the distances of {', '.join(groups[0])} are impossible under the norm bound, "
+        "and whose upload is at fault cannot be told"
+    )

@@ -41,7 +41,7 @@ class View(BaseModel):
 
     ``leverage`` maps each client outside the coalition to 0..1; ``mu`` to its effective privacy
     where clients add noise (None: nothing limits it); ``num_distances`` counts the distances that
-    the viewer knows, which the matrix leaves out.
+    the viewer knows (its members' rows and the scales they are told), which the matrix leaves out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -129,8 +129,13 @@ class ParameterSet:
 
     @property
     def error_bound(self) -> float:
-        """Bound on the error of a released squared distance, in units of B²."""
-        return self.exact_error_bound + 1.5 * self.resolution
+        """Bound on the error of a released squared distance, in units of B².
+
+        Each flooding is within one step of the grid, rounding within half of one. Under peer trust
+        both who answers and who opens flood.
+        """
+        floods = 2 if self.trust == "peer" else 1
+        return self.exact_error_bound + (floods + 0.5) * self.resolution
 
     @property
     def leakage_bits(self) -> float:
@@ -141,8 +146,17 @@ class ParameterSet:
         Key holder: a range-checked number on the grid of the resolution, whatever was uploaded.
         """
         if self.trust == "key_holder":
-            return math.log2(4 / self.resolution + 2)
+            return self.released_bits
         return self.data_bits - self.flood_width_bits - 1
+
+    @property
+    def released_bits(self) -> float:
+        """Bits of one released squared distance: a range-checked number on the grid.
+
+        Peer: a malicious answerer chooses the functional of the opener's sketch and key that its
+        reply opens to, and reads it off the scale or weight that the opener publishes.
+        """
+        return math.log2(4 / self.resolution + 2)
 
     @property
     def security_bits(self) -> int:
@@ -219,10 +233,11 @@ def parameter_set(name: str, trust: Trust) -> ParameterSet:
 class DistanceLeakage:
     """What encrypted distances of one aggregation can tell at most, for the leakage report.
 
-    ``functionals_per_victim`` linear functionals of one client's sketch, each to
-    ``malicious_bits_each`` bits, if every colluder chooses its upload freely; if colluders follow
-    the protocol, as many squared distances, each to ``honest_bits_each`` bits.
-    ``malicious_bits_per_victim`` and ``malicious_bits_in_all`` add these up;
+    ``functionals_per_victim`` numbers of the colluders' choice about one client: under peer trust
+    two for each colluder, one that it opens and one that its reply makes the victim publish (as
+    scale or weight); under key-holder trust one. ``malicious_bits_each`` is what one colluder
+    learns of one victim in one attempt, ``honest_bits_each`` one distance if it follows the rules.
+    ``malicious_bits_per_victim`` and ``malicious_bits_in_all`` add up colluders and attempts;
     ``malicious_bits_with_server`` is the first of them if the server helps: under key-holder trust
     it can hand a colluder the victim's upload, to which ciphertexts of its own can be added.
     """
@@ -235,27 +250,33 @@ class DistanceLeakage:
     malicious_bits_with_server: float
 
 
-def distance_leakage(name: str, num_clients: int, num_colluders: int) -> DistanceLeakage:
+def distance_leakage(
+    name: str, num_clients: int, num_colluders: int, max_attempts: int = 1
+) -> DistanceLeakage:
     """The most that ``num_colluders`` of ``num_clients`` clients learn in one aggregation.
 
-    Peer trust: each ordered pair is answered once, so a victim answers each colluder once, and
-    only the colluder's own key opens the answer. Key holder: a colluder learns its row of
-    distances, one of which is the victim's; if its upload is made of the victim's, all of them
-    depend on it. Nothing adds up beyond this, because keys,
-    sketch and flooding are fresh in every aggregation; repeated aggregations of equal vectors do
+    Peer trust: each ordered pair is answered once an attempt, so a victim answers each colluder
+    once, and opens one reply of each. Key holder: a colluder learns its row of distances, one of
+    which is the victim's; if its upload is made of the victim's, all of them depend on it. Guards
+    allow ``max_attempts`` of either on the same updates. Repeated aggregations of equal vectors
     add up.
 
     Raises:
-        ParameterError: unknown set, or not fewer colluders than clients.
+        ParameterError: unknown set, not fewer colluders than clients, or no attempt.
     """
     parameters = PARAMETER_SETS.get(name)
-    if parameters is None or not 0 <= num_colluders < num_clients:
-        raise ParameterError(f"leakage of {num_colluders} among {num_clients} under {name!r}")
-    per_victim = num_colluders * parameters.leakage_bits
-    depending = num_clients - 1 if parameters.trust == "key_holder" else 1
+    if parameters is None or not 0 <= num_colluders < num_clients or max_attempts < 1:
+        raise ParameterError(
+            f"leakage of {num_colluders} among {num_clients} in {max_attempts} attempts "
+            f"under {name!r}"
+        )
+    peer = parameters.trust == "peer"
+    each = parameters.leakage_bits + (parameters.released_bits if peer else 0.0)
+    per_victim = num_colluders * each * max_attempts
+    depending = 1 if peer else num_clients - 1
     return DistanceLeakage(
-        functionals_per_victim=num_colluders,
-        malicious_bits_each=parameters.leakage_bits,
+        functionals_per_victim=num_colluders * (2 if peer else 1),
+        malicious_bits_each=each,
         honest_bits_each=math.log2(4 / parameters.resolution),
         malicious_bits_per_victim=per_victim,
         malicious_bits_in_all=per_victim * (num_clients - num_colluders),

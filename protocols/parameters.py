@@ -12,6 +12,7 @@ from protocols.codec import CodecError, decode, encode
 from protocols.errors import ParameterError
 from protocols.identity import SERVER, Name, sha256
 from protocols.parameter_sets import parameter_set
+from protocols.sketch import MAX_SIZE, sketch_length
 
 MAX_CLIENTS = 4096
 MAX_LENGTH = 1 << 31
@@ -108,7 +109,7 @@ class AggregationParameters(BaseModel):
     num_neighbours: Annotated[int, Field(ge=1)] | Literal["auto"] = 6
     neighbour_visibility: Literal["hidden", "visible"] = "hidden"
     distance_trust: Literal["peer", "key_holder"] = "peer"
-    sketch_size: Annotated[int, Field(ge=64, multiple_of=8)] | None = None
+    sketch_size: Annotated[int, Field(ge=64, le=MAX_SIZE, multiple_of=8)] | None = None
     distance_parameter_set: Name = "peer-4096"
     distance_norm_bound: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     eq12: Literal["normalised", "literal"] = "normalised"
@@ -214,6 +215,9 @@ class AggregationParameters(BaseModel):
             parameter_set(self.distance_parameter_set, self.distance_trust)
         except ParameterError as error:
             return [f"distance_parameter_set: {error}"]
+        length = self.vector_lengths.get(self.distance_vector or "", 0)
+        if sketch_length(length, self.sketch_size) > MAX_SIZE:
+            return [f"sketch_size: none for a vector of {length} numbers, at most {MAX_SIZE}"]
         return []
 
     @property

@@ -136,6 +136,7 @@ def read_results(context: Context, state: Answered, message: Delivery) -> Aggreg
         clip_counts=uploaded.clip_counts,
         results_hash=results_hash(uploaded.session.id, means),
         session=uploaded.session.id,
+        num_distances=uploaded.num_distances,
     )
 
 

@@ -9,6 +9,8 @@ from conftest import merged
 from pydantic import ValidationError
 
 from pilot_secure.config import SimulationConfig
+from pilot_secure.errors import ConfigError
+from pilot_secure.run_privacy import check_room
 
 SECURE = {"security": {"secure_agg": True}}
 FILES = {"data": {"scenario": "files"}}
@@ -241,3 +243,17 @@ def test_simple_rules_for_text_adapters_select_nobody() -> None:
     rule = {"federation": {"text_aggregation": "same_task", "num_neighbours": 99}}
     assert build(SECURE, rule).selects_neighbours is False
     assert build(rule, {"federation": {"method": "fedavg"}}).selects_neighbours is False
+
+
+def test_a_sketch_is_no_longer_than_what_can_be_encrypted() -> None:
+    with pytest.raises(ValidationError, match=r"sketch_size[\s\S]*4194304"):
+        build({"security": {"sketch_size": 1 << 23}})
+    assert build({"security": {"sketch_size": 1 << 22}}).security.sketch_size == 1 << 22
+
+
+def test_exact_distances_of_long_adapters_are_refused_before_training() -> None:
+    exact = build(SECURE, {"security": {"sketch_size": None}})
+    check_room(exact, None, {"text_adapter": 1 << 22})
+    with pytest.raises(ConfigError, match=r"sketch_size is null.*4194305 numbers.*4194304"):
+        check_room(exact, None, {"text_adapter": (1 << 22) + 1})
+    check_room(build(SECURE), None, {"text_adapter": 1 << 30})

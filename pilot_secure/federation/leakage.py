@@ -37,6 +37,7 @@ def run_leakage(
     *,
     in_clear: Collection[str] = (),
     told: Collection[Collection[str]] = (),
+    max_attempts: int = 1,
 ) -> dict[str, Any]:
     """Return the sections of the summary's leakage report.
 
@@ -47,8 +48,9 @@ def run_leakage(
 
     ``aggregations`` holds, for each that was opened, the most exposed client of every vector for
     the server and for coalitions of each size up to c_max, and every view where the cohort is
-    small; ``distances`` the bits a malicious client can extract beside them; ``close_survivors``
-    the sums of consecutive aggregations whose contributors are one client apart.
+    small; ``distances`` the bits a malicious client can extract beside them in ``max_attempts``;
+    ``close_survivors`` the sums of consecutive aggregations whose contributors are one client
+    apart.
 
     Secrecy: leverages depend on private weights; the owner of a simulation's run folder holds
     them all.
@@ -77,7 +79,10 @@ def run_leakage(
     parameters = opened[0].parameters
     if parameters.selects:
         leak = distance_leakage(
-            parameters.distance_parameter_set, len(parameters.cohort), parameters.max_colluders
+            parameters.distance_parameter_set,
+            len(parameters.cohort),
+            parameters.max_colluders,
+            max_attempts,
         )
         sections["distances"] = {
             "malicious_bits_per_victim_and_aggregation": leak.malicious_bits_per_victim,

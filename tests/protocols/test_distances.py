@@ -270,7 +270,7 @@ def test_a_reply_under_another_key_or_to_another_upload(
 
 def test_impossible_distances_are_refused() -> None:
     parameters = PARAMETER_SETS[SET]
-    for squared, norm in ((-0.01, 0.5), (2.3, 0.5), (0.2, 1.5)):
+    for squared, norm in ((-0.01, 0.5), (2.3, 0.5), (4.1, 1.0)):
         with pytest.raises(BadDistance, match="impossible"):
             released(squared, norm, parameters, "client-03")
     assert released(-parameters.error_bound / 2, 0.5, parameters, "") == 0.0
@@ -281,8 +281,14 @@ def test_impossible_distances_are_refused() -> None:
 
 def test_leakage_grows_with_colluders_only() -> None:
     one, two = (distance_leakage(SET, 9, count) for count in (1, 2))
-    assert one.functionals_per_victim == 1 and two.functionals_per_victim == 2
-    assert one.malicious_bits_per_victim == PARAMETER_SETS[SET].leakage_bits
+    assert one.functionals_per_victim == 2 and two.functionals_per_victim == 4
+    parameters = PARAMETER_SETS[SET]
+    both = parameters.leakage_bits + parameters.released_bits
+    assert one.malicious_bits_per_victim == both > 38
+    again = distance_leakage(SET, 9, 1, max_attempts=3)
+    assert again.malicious_bits_per_victim == 3 * both
+    holder = distance_leakage("holder-8192", 9, 1, max_attempts=2)
+    assert holder.malicious_bits_per_victim == 2 * PARAMETER_SETS["holder-8192"].leakage_bits
     assert two.malicious_bits_per_victim == 2 * one.malicious_bits_per_victim
     assert one.malicious_bits_in_all == 8 * one.malicious_bits_each
     assert distance_leakage(SET, 9, 0).malicious_bits_in_all == 0

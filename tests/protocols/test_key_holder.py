@@ -18,7 +18,7 @@ from protocols.distance_frames import closing_hash
 from protocols.distance_values import NormBoundExceeded, Vector, slot_chunks
 from protocols.distances import DistanceParty
 from protocols.entropy import DeterministicEntropy, Entropy
-from protocols.errors import BadDistance, LocalProtocolError, ParameterError
+from protocols.errors import AttemptAborted, BadDistance, LocalProtocolError, ParameterError
 from protocols.identity import KEY_HOLDER
 from protocols.key_holder import (
     DistanceServer,
@@ -260,8 +260,32 @@ def test_results_that_are_missing_or_swapped_are_refused() -> None:
 
 def test_impossible_triangles_are_refused(small: Cohort) -> None:
     rows = {"a": {"b": 1.0, "c": 0.01}, "b": {"a": 1.0, "c": 0.01}, "c": {"a": 0.01, "b": 0.01}}
-    with pytest.raises(BadDistance, match="contradict"):
-        small.holder._check_triangles(rows)
+    assert {frozenset(triple) for triple in small.holder._contradictions(rows)} == {
+        frozenset("abc")
+    }
+
+
+def _released_with_norm(norm: float, peers: str) -> None:
+    """A release among short vectors and client z, which ignores the norm bound."""
+    holder = KeyHolder("holder-8192", 64, 1.0, Entropy())
+    uploads = {}
+    for place, name in enumerate((*peers, "z")):
+        unit = np.zeros(64)
+        unit[place] = 0.7
+        client = KeyHolderClient(unit, "holder-8192", 1.0, bytes(16))
+        if name == "z":
+            client._vector = client._vector * (norm / 0.7)
+        uploads[name] = client.upload(holder.keys())
+    digests = DistanceServer("holder-8192", 64, holder.keys()).digests(uploads)
+    holder.release(uploads, digests)
+
+
+def test_who_ignores_the_norm_bound_is_named_and_never_the_server() -> None:
+    with pytest.raises(BadDistance) as refused:
+        _released_with_norm(2.5, "ab")
+    assert refused.value.party == "z"
+    with pytest.raises(AttemptAborted, match="cannot be told"):
+        _released_with_norm(2.5, "a")
 
 
 # Attacks
@@ -384,7 +408,7 @@ def test_releases_do_not_show_the_noise() -> None:
     pair = ("client-01", "client-02")
     width = 2.0**PARAMETERS.flood_width_bits / 2.0**PARAMETERS.result_scale_bits
     true = float(np.sum((cohort.vectors[0] - cohort.vectors[1]) ** 2)) / BOUND**2
-    opened = [cohort.holder._opened(cohort.results[pair], pair) for _ in range(200)]
+    opened = [cohort.holder._opened(cohort.results[pair]) for _ in range(200)]
     errors = np.array(opened) - true
     assert np.std(errors) > 0.4 * width
     assert np.max(np.abs(errors)) <= PARAMETERS.error_bound

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from in_process import Federation
 
+from protocols.errors import ParameterError
 from protocols.leakage import (
     OpenedRow,
     close_survivor_sets,
@@ -115,7 +116,7 @@ def test_every_coalition_up_to_the_bound_is_reported(monkeypatch) -> None:
     viewers = {view.viewer for view in report.views if view.vector == "text_adapter"}
     assert len(viewers) == 1 + 9 + 36
     single = next(v for v in report.views if v.viewer == ("client-01",) and v.num_distances)
-    assert single.rank == 1 and single.num_distances == 8
+    assert single.rank == 1 and single.num_distances == 8 + 8
     pair, victim, leverage = report.worst(2)["text_adapter"]
     assert len(pair) == 2 and victim not in pair
     assert leverage >= report.worst(1)["text_adapter"][2]
@@ -157,3 +158,13 @@ def test_sums_that_nobody_took_home_were_opened_all_the_same(monkeypatch) -> Non
         )
         assert view.leverage == pytest.approx(same.leverage)
     assert report.worst(1)["text_adapter"][2] > 0
+
+
+def test_parameters_refuse_what_cannot_be_encrypted() -> None:
+    federation = Federation()
+    longer = {"task_adapter": 301, "text_adapter": (1 << 22) + 1}
+    with pytest.raises(ParameterError, match="4194305 numbers, at most 4194304"):
+        federation.parameters_for(vector_lengths=longer)
+    assert federation.parameters_for(vector_lengths=longer, sketch_size=1 << 22).selects
+    with pytest.raises(ParameterError, match="sketch_size"):
+        federation.parameters_for(sketch_size=1 << 23)
