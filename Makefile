@@ -5,9 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: report-check plant help install simulate test lint typecheck unit test-slow wheel spin fuzz vectors \
-	bench-secure clean \
-        spin fuzz vectors bench-secure
+.PHONY: help install simulate test lint typecheck unit test-slow wheel spin fuzz vectors \
+	bench-secure report-check plant clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18

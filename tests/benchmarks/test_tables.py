@@ -137,7 +137,8 @@ def test_a_cell_that_fails_is_told_and_the_rest_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
-    arguments = ["--preset", "smoke", "--tables", "6", "--seeds", "1", "--base", "no-such-folder/x"]
+    missing = str(tmp_path / "no-such-base")
+    arguments = ["--preset", "smoke", "--tables", "6", "--seeds", "1", "--base", missing]
     assert main([*arguments, "--out", str(tmp_path)]) == 1
     assert (
         "local task adapter, visual-understanding, seed 0: model.base:" in capsys.readouterr().err
