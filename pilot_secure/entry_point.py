@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 from pilot_secure.errors import ToldError, UsageError, is_callers_mistake, os_sentence
+from pilot_secure.interruption import remembered_interrupts
 
 Arguments = ParamSpec("Arguments")
 INTERRUPTED = 130
@@ -29,7 +30,8 @@ def main(function: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
     @functools.wraps(function)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
         try:
-            return function(*args, **kwargs) or 0
+            with remembered_interrupts():
+                return function(*args, **kwargs) or 0
         except ToldError as error:
             return _complain(str(error), error.exit_code)
         except OSError as error:

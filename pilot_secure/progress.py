@@ -13,6 +13,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from pilot_secure.interruption import raise_if_interrupted
+
 LINE_INTERVAL_S = 10.0
 
 
@@ -64,13 +66,21 @@ class RunProgress:
         return self._done
 
     def describe(self, what: str) -> None:
-        """Say what is being done now."""
+        """Say what is being done now.
+
+        Raises: KeyboardInterrupt if the user interrupted, and whoever saw it swallowed it.
+        """
+        raise_if_interrupted()
         self._what = what
         if self._bar is not None:
             self._bar.update(self._task, description=what)
 
     def advance(self, expected_seconds: float) -> None:
-        """Count finished work."""
+        """Count finished work.
+
+        Raises: KeyboardInterrupt if the user interrupted, and whoever saw it swallowed it.
+        """
+        raise_if_interrupted()
         total = self._total if self._total is not None else float("inf")
         self._done = min(self._done + expected_seconds, total)
         if self._bar is not None:
