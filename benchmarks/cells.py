@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -151,6 +152,7 @@ def carry_out(cell: Cell, folder: Path, code: str) -> float:
 
     quieten_libraries()
     torch.set_num_threads(1)
+    before = _cpu_seconds()
     with tempfile.TemporaryDirectory() as place:
         run = RunFolder.create(Path(place) / "run", cell.config.run_name)
         with RunProgress(Console(file=io.StringIO())) as progress:
@@ -162,6 +164,7 @@ def carry_out(cell: Cell, folder: Path, code: str) -> float:
     content = {
         "label": cell.label,
         "code_sha256": code,
+        "cpu_seconds": _cpu_seconds() - before,
         "settings": cell.config.model_dump(mode="json", exclude={"run": {"out", "name"}}),
         **summary.model_dump(
             mode="json", include={"clients", "phases", "wall_seconds", "versions", "base_sha256"}
@@ -170,6 +173,12 @@ def carry_out(cell: Cell, folder: Path, code: str) -> float:
     }
     write_atomically(cell.file(folder), json.dumps(content, indent=1).encode() + b"\n")
     return summary.wall_seconds
+
+
+def _cpu_seconds() -> float:
+    """Seconds that this process and its children have computed, whoever else used the cores."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _expectation(cells: Iterable[Cell], jobs: int) -> str:

@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.cells import ROOT, Cell, merged, run_cells
+from benchmarks.tables.cost import Cost, cost_of
 from benchmarks.tables.counts import all_counts
 from benchmarks.tables.figures import MOMENTS, Columns, columns, tasks_of, with_percent
 from benchmarks.tables.layouts import TABLES, Row, Table
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.report import Filled, markdown, write
+from benchmarks.tables.settings import shown_settings
 from pilot_secure.errors import ConfigError, FederationError, UsageError
 from pilot_secure.files import write_atomically
 
@@ -93,10 +95,14 @@ def fill(folder: Path, table: Table, cells: dict[tuple[int, str, int], Cell]) ->
     values: dict[str, dict[str, dict[int, Columns]]] = {moment: {} for moment in MOMENTS}
     tasks: list[str] = []
     metrics: dict[str, str] = {}
+    costs: dict[str, dict[int, Cost]] = {}
+    chosen: dict[str, dict[str, str]] = {}
     for (number, label, seed), cell in cells.items():
         clients = cell.clients(folder) if number == table.number else None
         if clients is None:
             continue
+        costs.setdefault(label, {})[seed] = cost_of(cell.result(folder) or {})
+        chosen[label] = shown_settings(cell.config)
         tasks = tasks_of(clients)
         metrics = {client.task: client.metric for client in clients}
         for moment in MOMENTS:
@@ -112,7 +118,7 @@ def fill(folder: Path, table: Table, cells: dict[tuple[int, str, int], Cell]) ->
                 if seed in reference
             }
     counts = all_counts() if table.number == 4 else {}
-    return Filled(table, values, tasks, metrics, counts)
+    return Filled(table, values, tasks, metrics, counts, costs, chosen)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from benchmarks.tables.cost import Costs, median_seconds, told
 from benchmarks.tables.counts import PAPER
 from benchmarks.tables.figures import MEAN_OF_TASKS, MOMENTS, Columns, Figure, paired
 from benchmarks.tables.layouts import Table
@@ -27,6 +28,8 @@ class Filled:
     tasks: Sequence[str]
     metrics: Mapping[str, str]
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    costs: Costs = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -100,6 +103,11 @@ def json_text(filled: Filled) -> str:
             for moment in MOMENTS
         },
         "counts": {model: dict(counts) for model, counts in filled.counts.items()},
+        "costs": {
+            row: {seed: asdict(cost) for seed, cost in runs.items()}
+            for row, runs in filled.costs.items()
+        },
+        "settings": {row: dict(settings) for row, settings in filled.settings.items()},
     }
     return json.dumps(content, indent=1) + "\n"
 
@@ -143,6 +151,9 @@ def markdown(filled: Filled) -> str:
             }
             lines += [f"{table.first} minus each, paired by seed, ± 95 % confidence interval:", ""]
             lines += _grid("", cells)
+    if filled.costs:
+        lines += [f"Settings and seconds of a run (median over seeds). {told(filled.costs)}", ""]
+        lines += _grid("", {row: _settings_and_cost(filled, row) for row in filled.costs})
     if filled.counts:
         lines += ["Parameters of one client, in millions:", "", *_counts(filled.counts)]
     return "\n".join(lines) + "\n"
@@ -168,6 +179,12 @@ def _grid(corner: str, rows: Mapping[str, Mapping[str, str]]) -> list[str]:
         for label, row in rows.items()
     ]
     return [*lines, ""]
+
+
+def _settings_and_cost(filled: Filled, row: str) -> dict[str, str]:
+    wall, cpu = median_seconds(filled.costs[row])
+    seconds = {"s, clock": f"{wall:.0f}", "s, computing": "–" if cpu is None else f"{cpu:.0f}"}
+    return {**filled.settings.get(row, {}), **seconds}
 
 
 def _counts(counts: Mapping[str, Mapping[str, int]]) -> list[str]:

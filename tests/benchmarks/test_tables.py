@@ -11,10 +11,12 @@ import pytest
 
 from benchmarks import cells
 from benchmarks.tables.__main__ import main
+from benchmarks.tables.cost import Cost, median_seconds, told
 from benchmarks.tables.counts import count
 from benchmarks.tables.figures import MEAN_OF_TASKS, Figure, columns, paired, with_percent
 from benchmarks.tables.layouts import TABLES, Row
 from benchmarks.tables.presets import PRESETS
+from benchmarks.tables.settings import shown_settings
 from pilot_secure.federation.methods import METHODS
 from pilot_secure.summary import ClientSummary
 
@@ -51,6 +53,30 @@ def test_differences_are_paired_by_seed() -> None:
     assert paired({0: {"x": 1.0}}, {1: {"x": 1.0}}) == {}
     alone = Figure.of([5.0])
     assert alone.mean == 5 and math.isnan(alone.sd) and math.isnan(alone.half_width)
+
+
+def test_a_table_costs_what_its_runs_computed() -> None:
+    """30 + 90 + 60 s are 3 minutes of computing, half of that on two cores."""
+    runs = {0: Cost(50.0, 30.0), 1: Cost(99.0, 90.0)}
+    costs = {"Pilot": runs, "Local": {0: Cost(70.0, 60.0)}}
+    assert told(costs) == "3 runs took 3.0 minutes of computing, 1.5 minutes on 2 cores."
+    assert median_seconds(runs) == (74.5, 60.0)
+    unknown = {**costs, "FedAvg": {0: Cost(21.0, None)}}
+    assert told(unknown).startswith("4 runs took 4.0 minutes by the clock; computing was not")
+    assert median_seconds(unknown["FedAvg"]) == (21.0, None)
+
+
+def test_a_row_shows_what_tuning_decided() -> None:
+    preset = PRESETS["embedded"]
+    settings = {"federation": {"num_neighbours": 2}, "training": {"learning_rate_stage2": 3e-3}}
+    pilot = preset.cell("general-vqa", Row("Pilot", "pilot", settings), 0, secure=False)
+    shown = shown_settings(pilot.config)
+    assert shown["LoRA rate"].endswith("0.003") and shown["own"] == "M 2"
+    prox = {"methods": {"proximal_weight": 0.1}}
+    rival = preset.cell("general-vqa", Row("FedProx", "fedprox", prox), 0, secure=False)
+    assert shown_settings(rival.config)["own"] == "μ 0.1"
+    local = preset.cell("general-vqa", Row("Local", "local"), 0, secure=False)
+    assert shown_settings(local.config)["own"] == "–"
 
 
 def test_every_method_has_its_row() -> None:
@@ -128,6 +154,10 @@ def test_a_killed_table_goes_on_where_it_was(
     assert set(after["figures"]) == {"local task adapter", "random"}
     assert after["figures"]["random"]["captioning"]["sd"] is None
     assert (out / "table-6.png").read_bytes().startswith(b"\x89PNG")
+    (cost,) = content["costs"]["random"].values()
+    assert min(cost["cpu_seconds"], cost["wall_seconds"]) > 0
+    assert content["settings"]["random"]["own"] == "M 6"
+    assert "2 runs took" in told.out and "| s, clock | s, computing |" in told.out
     lines = (out / "table-6.csv").read_text().splitlines()
     assert lines[0].startswith("table,kind,moment,row,column,mean")
     assert any(line.startswith("6,difference,after_local,random,grounding,") for line in lines)
