@@ -1,0 +1,269 @@
+"""Which method wins at which heterogeneity, across tasks and within a task?
+
+    python -m benchmarks.heterogeneity --seeds 3 --jobs 2
+
+One run for each method, setting and seed on the embedded visual-understanding scenario. *Across*
+is how far tasks differ (``look_strength`` and ``convention_strength``, one value for both),
+*within* how far the clients of a task differ (``domain_strength``); at 0 and 0 all clients draw
+from one distribution of images and answers, and differ by the questions they ask alone. Every
+method has the settings that were tuned for it at the scenario's own strengths (1 across, 0.25
+within), the same at every place of the grid.
+
+Into ``--out`` go cells as they finish, then heterogeneity.csv, .json, .md and .png. Called again,
+it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.cells import ROOT, Cell, merged, run_cells
+from benchmarks.tables.figures import (
+    MEAN_OF_TASKS,
+    MOMENTS,
+    Columns,
+    Figure,
+    columns,
+    paired,
+    tasks_of,
+    with_percent,
+)
+from benchmarks.tables.layouts import VISUAL, Row
+from benchmarks.tables.presets import PRESETS
+from pilot_secure.errors import ConfigError, FederationError, UsageError
+from pilot_secure.federation.methods import METHODS
+from pilot_secure.files import write_atomically
+
+REFERENCE = "local"
+ACROSS, WITHIN = (0.0, 0.5, 1.0), (0.0, 1.0)
+COMPARED = ("local", "fedavg", "task_fedavg", "pilot")
+NAME = "heterogeneity"
+
+Place = tuple[float, float]  # across, within
+Runs = Mapping[Place, Mapping[str, Mapping[int, Columns]]]  # by method and seed
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A place's best method, and how far it is ahead of the next one."""
+
+    first: str
+    second: str
+    lead: Figure
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the lead's 95 % confidence interval leaves zero out."""
+        return self.lead.mean > self.lead.half_width  # false for one seed, whose width is nan
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _options(argv)
+    try:
+        cells = {
+            (place, method, seed): _cell(options, place, method, seed)
+            for seed in range(options.seeds)
+            for place in ((a, w) for w in options.within for a in options.across)
+            for method in options.methods
+        }
+        problems = run_cells(list(cells.values()), options.out, options.jobs)
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, call again to go on", file=sys.stderr)
+        return 130
+    except (ConfigError, UsageError, FederationError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        return 1
+    runs = {moment: gather(options.out, cells, moment) for moment in MOMENTS}
+    write(runs, options.out)
+    print(markdown(runs))
+    return 0
+
+
+def _cell(options: argparse.Namespace, place: Place, method: str, seed: int) -> Cell:
+    across, within = place
+    strengths = {
+        "look_strength": across,
+        "convention_strength": across,
+        "domain_strength": within,
+        "test_samples": options.test_samples,
+    }
+    model = {"model": {"base": options.base}} if options.base else {}
+    row = Row(f"{method}, across {across:g}, within {within:g}", method)
+    cell = PRESETS[options.preset].cell(VISUAL, row, seed, secure=False, tuned=not options.untuned)
+    own = {"data": strengths, "federation": {"score_base": False}}
+    return Cell(cell.label, merged(cell.settings, own, model))
+
+
+def gather(folder: Path, cells: Mapping[tuple[Place, str, int], Cell], moment: str) -> Runs:
+    """Read the scores at a moment, with the mean over tasks in percent of the reference's run."""
+    found: dict[Place, dict[str, dict[int, Columns]]] = {}
+    tasks: list[str] = []
+    for (place, method, seed), cell in cells.items():
+        clients = cell.clients(folder)
+        if clients is not None:
+            tasks = tasks_of(clients)
+            scores = columns(clients, moment)
+            found.setdefault(place, {}).setdefault(method, {})[seed] = scores
+    return {
+        place: {
+            method: {
+                seed: with_percent(scores, reference[seed], tasks)
+                for seed, scores in seeds.items()
+                if seed in reference
+            }
+            for method, seeds in methods.items()
+        }
+        for place, methods in found.items()
+        if (reference := methods.get(REFERENCE, {}))
+    }
+
+
+def contest(methods: Mapping[str, Mapping[int, Columns]]) -> Contest:
+    """Return who is first by the mean over tasks, and the lead paired by seed."""
+    means = {name: _figure(seeds).mean for name, seeds in methods.items()}
+    first, second = sorted(means, key=lambda name: -means[name])[:2]
+    return Contest(first, second, paired(methods[first], methods[second])[MEAN_OF_TASKS])
+
+
+def _figure(seeds: Mapping[int, Columns]) -> Figure:
+    return Figure.of([scores[MEAN_OF_TASKS] for scores in seeds.values()])
+
+
+def write(runs: Mapping[str, Runs], folder: Path) -> None:
+    """Write the four files."""
+    for suffix, text in (("csv", csv_text(runs)), ("json", json_text(runs))):
+        write_atomically(folder / f"{NAME}.{suffix}", text.encode())
+    write_atomically(folder / f"{NAME}.md", markdown(runs).encode())
+    write_atomically(folder / f"{NAME}.png", plot(runs))
+
+
+def csv_text(runs: Mapping[str, Runs]) -> str:
+    """One line for each moment, place, method and column."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["moment", "across", "within", "method", "column", "mean", "sd", "seeds"])
+    for moment, places in runs.items():
+        for place, methods in places.items():
+            for method, seeds in methods.items():
+                for column in next(iter(seeds.values())):
+                    figure = Figure.of([scores[column] for scores in seeds.values()])
+                    values = [f"{figure.mean:.4f}", f"{figure.sd:.4f}", figure.count]
+                    writer.writerow([moment, *place, method, column, *values])
+    return out.getvalue()
+
+
+def json_text(runs: Mapping[str, Runs]) -> str:
+    """Every run's scores, and who is first at every place."""
+    content = {
+        moment: [
+            {
+                "across": across,
+                "within": within,
+                "scores": {method: dict(seeds) for method, seeds in methods.items()},
+                "first": _plain(contest(methods)),
+            }
+            for (across, within), methods in places.items()
+        ]
+        for moment, places in runs.items()
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _plain(found: Contest) -> dict[str, object]:
+    values = {**asdict(found.lead), "ci95": found.lead.half_width}
+    lead = {name: None if math.isnan(value) else value for name, value in values.items()}
+    return {"method": found.first, "ahead_of": found.second, "lead": lead}
+
+
+def markdown(runs: Mapping[str, Runs]) -> str:
+    """A grid for each moment: the mean over tasks in percent of Local, and who is first."""
+    lines = [
+        "Mean over tasks of the score in percent of Local's, ± standard deviation over seeds. The",
+        "lead is paired by seed, ± 95 % confidence interval; *clear* where that leaves zero out.",
+        "",
+    ]
+    for moment, places in runs.items():
+        names = list(next(iter(places.values())))
+        lines += [f"{moment.replace('_', ' ').capitalize()}:", ""]
+        lines += [f"| across | within | {' | '.join(names)} | first | its lead |"]
+        lines += ["|---" * (len(names) + 4) + "|"]
+        for (across, within), methods in places.items():
+            cells = [_pm(_figure(methods[name])) for name in names]
+            best = contest(methods)
+            clear = ", clear" if best.is_clear else ""
+            lead = f"{_pm(best.lead, best.lead.half_width)} to {best.second}{clear}"
+            row = [f"{across:g}", f"{within:g}", *cells, best.first, lead]
+            lines += [f"| {' | '.join(row)} |"]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _pm(figure: Figure, spread: float | None = None) -> str:
+    after = figure.sd if spread is None else spread
+    return f"{figure.mean:.1f}" + ("" if math.isnan(after) else f" ± {after:.1f}")
+
+
+def plot(runs: Mapping[str, Runs]) -> bytes:
+    """A panel for each moment and strength within tasks; a line for each method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    within = sorted({place[1] for places in runs.values() for place in places})
+    figure, axes = pyplot.subplots(
+        len(runs), len(within), figsize=(4 * len(within), 3 * len(runs)), squeeze=False
+    )
+    for row, (moment, places) in zip(axes, runs.items(), strict=True):
+        for axis, strength in zip(row, within, strict=True):
+            chosen = sorted(place for place in places if place[1] == strength)
+            for method in next(iter(places.values())):
+                figures = [_figure(places[place][method]) for place in chosen]
+                spread = [0.0 if math.isnan(f.sd) else f.sd for f in figures]
+                xs, ys = [place[0] for place in chosen], [f.mean for f in figures]
+                axis.errorbar(xs, ys, spread, label=method, marker="o", capsize=2)
+            axis.set_title(f"{moment.replace('_', ' ')}, within {strength:g}", fontsize=9)
+            axis.set_xlabel("across")
+            axis.set_ylabel(MEAN_OF_TASKS.replace("reference", "Local"), fontsize=8)
+    axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    pyplot.close(figure)
+    return buffer.getvalue()
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=COMPARED)
+    parser.add_argument("--across", type=float, nargs="+", default=ACROSS, help="strengths, 0..1")
+    parser.add_argument("--within", type=float, nargs="+", default=WITHIN, help="strengths, 0..1")
+    parser.add_argument("--test-samples", type=int, default=150, help="of each client")
+    parser.add_argument("--preset", choices=["embedded", "smoke"], default="embedded")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--untuned", action="store_true", help="the configuration's own settings")
+    parser.add_argument("--base", default=None, help="another base checkpoint")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / NAME)
+    options = parser.parse_args(argv)
+    if options.seeds < 1 or options.jobs < 1:
+        parser.error("--seeds and --jobs: expected at least 1")
+    if REFERENCE not in options.methods or len(set(options.methods)) < 2:
+        parser.error(f"--methods: expected {REFERENCE}, which scores are stated in, and a rival")
+    return options
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
