@@ -10,6 +10,7 @@ import numpy as np
 from protocols.client_select import open_list
 from protocols.client_setup import MASK_KEY, open_share_box, share_commitments
 from protocols.client_states import Agreement, Context, Selected, Session, Shared, Uploaded
+from protocols.discrete_gaussian import DiscreteGaussian
 from protocols.errors import BadPlan, BadShare, InputError
 from protocols.frame import frame_hash, seal
 from protocols.graph import sharing_threshold
@@ -29,6 +30,8 @@ from protocols.plan import plan_digest, plan_sums
 from protocols.results import fixed_point_of
 from protocols.ring import CHUNK, WEIGHT_STEP, FixedPoint, FlatVector, Packed, clip_in_place
 from protocols.selection import Chosen, weight
+
+NOISE_KEY_BYTES = 32
 
 
 def on_plan(context: Context, state: Shared | Selected, message: Plan) -> tuple[Uploaded, bytes]:
@@ -168,6 +171,7 @@ class MaskingJob:
     masks: MaskStream = field(repr=False)
     packed: Packed = field(repr=False)
     scalars: tuple[int, ...] = field(repr=False)
+    noise: DiscreteGaussian | None = field(default=None, repr=False)
 
     def to_wire(self) -> MaskedVector:
         """Return the masked term for the upload."""
@@ -184,15 +188,23 @@ def _job(
     parameters, num_samples = context.parameters, context.inputs.num_samples
     spec = parameters.sum(planned.id)
     steps = round(applied_weight / WEIGHT_STEP)
+    fixed_point = fixed_point_of(parameters, planned)
     return MaskingJob(
         sum_id=planned.id,
         vector=spec.vector,
-        fixed_point=fixed_point_of(parameters, planned),
+        fixed_point=fixed_point,
         weight=num_samples * applied_weight,
         masks=MaskStream(mask_keys(context, session, planned)),
         packed=Packed(parameters.ring_bits, parameters.vector_lengths[spec.vector]),
         scalars=(num_samples if steps else 0, steps, num_samples * steps),
+        noise=_noise(context, fixed_point),
     )
+
+
+def _noise(context: Context, fixed_point: FixedPoint) -> DiscreteGaussian | None:
+    """Return a fresh stream of this client's share of the noise, None where there is none."""
+    steps = fixed_point.noise_steps
+    return DiscreteGaussian(context.entropy.read(NOISE_KEY_BYTES), steps) if steps else None
 
 
 def mask_keys(context: Context, session: Session, planned: PlannedSum) -> list[MaskKey]:
@@ -232,7 +244,7 @@ def mask_vectors(context: Context, jobs: Sequence[MaskingJob]) -> dict[str, int]
 
 
 def mask_one_vector(vector: FlatVector, clip: float, jobs: Sequence[MaskingJob]) -> int:
-    """Check, clip, encode, mask and pack, one cached chunk at a time."""
+    """Check, clip, encode, add noise, mask and pack, one cached chunk at a time."""
     chunk, floats = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     words = np.empty(CHUNK, np.uint32)
     outside = 0
@@ -244,6 +256,8 @@ def mask_one_vector(vector: FlatVector, clip: float, jobs: Sequence[MaskingJob])
         for job in jobs:
             part = words[:size]
             job.fixed_point.encode(clipped, job.weight, floats[:size], part)
+            if job.noise is not None:
+                part += job.noise.draw(size).astype(np.uint32)
             job.masks.mask_chunk(part)
             job.packed.write(start, part)
     return outside

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from protocols.codec import CodecError, decode, encode
+from protocols.discrete_gaussian import MAX_DEVIATION
 from protocols.errors import ParameterError
 from protocols.identity import SERVER, Name, sha256
 from protocols.parameter_sets import parameter_set
+from protocols.ring import FixedPoint
 from protocols.sketch import MAX_SIZE, sketch_length
 
 MAX_CLIENTS = 4096
@@ -87,6 +89,8 @@ class AggregationParameters(BaseModel):
     ``clip`` bounds the coordinates of each vector, ``max_samples`` each client's sample count.
     ``distance_norm_bound`` bounds the 2-norm of the vector whose distances are taken, and
     ``distance_parameter_set`` names the CKKS parameters; both matter only with selected sums.
+    ``noise`` maps a vector to the deviation of the discrete Gaussian noise that each contributor
+    adds to its term v/V x, in the unit of ``clip``; only vectors that are summed for everybody.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -101,6 +105,7 @@ class AggregationParameters(BaseModel):
     sums: tuple[SumSpec, ...] = Field(min_length=1, max_length=2 * MAX_CLIENTS)
     vector_lengths: dict[Name, Annotated[int, Field(ge=1, le=MAX_LENGTH)]]
     clip: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    noise: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     max_samples: int = Field(ge=1, le=MAX_SAMPLES)
     ring_bits: RingBits = 20
     threshold: int = Field(ge=2)
@@ -140,6 +145,7 @@ class AggregationParameters(BaseModel):
             *self._cohort_problems(),
             *self._sum_problems(),
             *self._ring_problems(),
+            *self._noise_problems(),
             *self._distance_problems(),
         ]
         if problems:
@@ -207,6 +213,41 @@ class AggregationParameters(BaseModel):
             if not MIN_BOUND <= bound <= MAX_BOUND:
                 problems.append(f"{what}: {bound:g} is outside {MIN_BOUND:g} to {MAX_BOUND:g}")
         return problems
+
+    def _noise_problems(self) -> list[str]:
+        """Noise shared by the contributors hides nothing where one client's vector is seen."""
+        problems = []
+        for vector in self.noise:
+            sums = [spec for spec in self.sums if spec.vector == vector]
+            if not sums:
+                problems.append(f"noise: no sum of {vector}")
+            elif any(spec.sealed for spec in sums):
+                problems.append(
+                    f"noise: {vector} has sealed sums, for which no noise can be shared"
+                )
+            elif vector in self.clip:
+                problems += self._step_problems(vector, sums)
+        return problems
+
+    def _step_problems(self, vector: str, sums: Sequence[SumSpec]) -> list[str]:
+        """The ring rounds a vector's noise away, or the sampler cannot draw it."""
+        largest = max(len(self.potential_contributors(spec)) for spec in sums)
+        fewest = min(self.min_contributors, largest)
+        if (2 ** (self.ring_bits - 1) - 1) // largest < MIN_LEVELS:
+            return []  # said of the ring already
+        least, most = (self.fixed_point(vector, n).noise_steps for n in (largest, fewest))
+        if least >= 1 and most <= MAX_DEVIATION:
+            return []
+        return [
+            f"noise of {vector}: {self.noise[vector]:g} is {least} to {most} steps of "
+            f"{self.ring_bits} bits, not 1 to {MAX_DEVIATION}"
+        ]
+
+    def fixed_point(self, vector: str, contributors: int) -> FixedPoint:
+        """Return the encoding of a vector's terms in a sum planned for so many contributors."""
+        noise = self.noise.get(vector, 0.0)
+        bound = float(self.max_samples)
+        return FixedPoint(self.ring_bits, contributors, self.clip[vector], bound, noise)
 
     def _distance_problems(self) -> list[str]:
         if not self.selects:

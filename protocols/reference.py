@@ -44,6 +44,7 @@ def aggregate(
     survivors: Collection[str] | None = None,
     selections: Mapping[str, Chosen] | None = None,
     weights: Mapping[str, Mapping[str, float]] | None = None,
+    noise: Mapping[str, Mapping[str, NDArray[np.float64]]] | None = None,
 ) -> dict[str, ClearSum | None]:
     """Return {sum id: the sum over the survivors, or None below the minimum}.
 
@@ -54,6 +55,7 @@ def aggregate(
         survivors: who is there when sums are opened (a subset); default the participants.
         selections: a secure run's selections to replay; default from exact distances.
         weights: {recipient: {contributor: u}} to replay; default from the selections.
+        noise: {sum id: {contributor: [D]}}, a secure run's noise on the terms v x to replay.
     """
     present = sorted(parameters.cohort if participants is None else participants)
     left = set(present if survivors is None else survivors)
@@ -73,6 +75,7 @@ def aggregate(
             results[spec.id] = None
             continue
         terms = [num_samples[j] * u * clipped[j][spec.vector].astype(float) for j, u in applied]
+        terms += [noise[spec.id][j] for j, _u in applied if noise and spec.id in noise]
         results[spec.id] = ClearSum(
             vector_sum=np.sum(terms, axis=0),
             sum_nu=sum(num_samples[j] * u for j, u in applied),

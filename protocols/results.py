@@ -27,12 +27,7 @@ IMPOSSIBLE_SCALARS = (
 
 def fixed_point_of(parameters: AggregationParameters, planned: PlannedSum) -> FixedPoint:
     """Return the encoding of a planned sum's terms."""
-    return FixedPoint(
-        parameters.ring_bits,
-        len(planned.contributors),
-        parameters.clip[parameters.sum(planned.id).vector],
-        float(parameters.max_samples),
-    )
+    return parameters.fixed_point(parameters.sum(planned.id).vector, len(planned.contributors))
 
 
 def mean_of(

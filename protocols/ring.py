@@ -6,6 +6,12 @@ becomes round(x v/V S) in Z_2^b. With c contributors each may use ``levels`` = f
 1 - 2^-20 below levels / clip: the float32 products (relative error at most 3 * 2^-24) and the
 rounding to the nearest integer then stay within ``levels`` for every input, which is the proof of
 headroom that each client repeats when the plan is made.
+
+Where each contributor adds discrete Gaussian noise of deviation σ (in the vector's unit) to its
+term, the ring leaves it room as well: S is smaller by the factor clip / (clip + 10 σ / sqrt(c)).
+The sum of c noises is subgaussian with variance c σ^2 S^2 (Canonne et al. 2020, Corollary 17), so
+one of at most 2^31 coordinates leaves the ring with a chance below 2^31 · 2 e^-50 < 2^-40. If it
+does, a coordinate of the mean is wrong by the ring's range; what noise protects stays protected.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from protocols.errors import InputError, ParameterError
 
 CHUNK = 1 << 14  # coordinates: buffers of 64 KiB stay in cache, and are cheap to allocate
 SCALAR_MASK = (1 << 64) - 1
+NOISE_REACH = 10.0  # deviations of noise that the ring has room for
 WEIGHT_STEP = 2.0**-20  # weights are multiples of it, so numerators and denominators agree
 
 Words = NDArray[np.uint32]
@@ -30,12 +37,16 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """The encoding of one vector for a sum of at most ``contributors`` terms."""
+    """The encoding of one vector for a sum of at most ``contributors`` terms.
+
+    ``noise`` is the deviation of the noise on each term v/V x, in the unit of ``clip``.
+    """
 
     bits: int
     contributors: int
     clip: float
     max_weight: float
+    noise: float = 0.0
 
     @property
     def levels(self) -> int:
@@ -49,7 +60,13 @@ class FixedPoint:
             raise ParameterError(
                 f"{self.bits} bits do not hold the sum of {self.contributors} contributors"
             )
-        return (self.levels - 1) * (1 - 2.0**-20) / self.clip
+        reach = self.clip + NOISE_REACH * self.noise / math.sqrt(self.contributors)
+        return (self.levels - 1) * (1 - 2.0**-20) / reach
+
+    @property
+    def noise_steps(self) -> int:
+        """The deviation of each term's noise in steps, 0 without noise."""
+        return math.floor(self.noise * self.scale)
 
     def encode(self, clipped: Floats, weight: float, floats: Floats, out: Words) -> None:
         """Write round(x v/V S) mod 2^32 for clipped coordinates into ``out``.

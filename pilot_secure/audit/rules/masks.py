@@ -17,7 +17,7 @@ from pilot_secure.audit.verdicts import Evidence
 from protocols.messages import Delivery, MaskedInput, OpenedSum, PlannedSum, scalars_from_wire
 from protocols.parameters import MIN_LEVELS
 from protocols.results import fixed_point_of
-from protocols.ring import CHUNK, Packed, packed_bytes
+from protocols.ring import CHUNK, NOISE_REACH, Packed, packed_bytes
 
 ESCROW = "escrowed seeds: `audit replay RUN --escrow` recomputes the masks"
 HEAD, SPREAD = 512, 512
@@ -88,7 +88,7 @@ class M02Headroom(Rule):
     def _check(
         self, entry: Entry, attempt: Attempt, planned: PlannedSum, opened: OpenedSum
     ) -> None:
-        """|Σ round(x n/V S)| ≤ clip S Σn / V + c/2, with the opened Σn."""
+        """|Σ round(x n/V S)| ≤ clip S Σn / V + c/2, with the opened Σn, and the noise's reach."""
         p = attempt.parameters
         assert p is not None
         spec = p.sum(planned.id)
@@ -100,6 +100,7 @@ class M02Headroom(Rule):
         samples = scalars_from_wire(opened.scalars)[0]
         terms = len(real_contributors(attempt, planned))
         allowed = p.clip[spec.vector] * point.scale * samples / p.max_samples * (1 + 2.0**-20)
+        allowed += NOISE_REACH * point.noise_steps * math.sqrt(terms)
         largest = largest_coordinate(p.ring_bits, length, opened.packed)
         if largest > allowed + terms / 2 + 1:
             found = f"a coordinate of {planned.id} is {largest} steps"

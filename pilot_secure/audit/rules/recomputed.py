@@ -29,7 +29,7 @@ from protocols.messages import Delivery, OpenedSum, PlannedSum, scalars_from_wir
 from protocols.parameter_sets import PARAMETER_SETS
 from protocols.parameters import AggregationParameters
 from protocols.results import fixed_point_of
-from protocols.ring import CHUNK, SCALAR_MASK, WEIGHT_STEP, Packed
+from protocols.ring import CHUNK, NOISE_REACH, SCALAR_MASK, WEIGHT_STEP, Packed
 from protocols.selection import weight
 from protocols.sketch import sketch_norm_bound
 
@@ -89,8 +89,9 @@ class Reopening:
         elif possible:
             possible = steps == ONE
         largest = int(np.abs(signed_words(term.words, p.ring_bits)).max())
-        scale = fixed_point_of(p, term.planned).scale
-        allowed = p.clip[spec.vector] * scale * both * WEIGHT_STEP / p.max_samples
+        point = fixed_point_of(p, term.planned)
+        allowed = p.clip[spec.vector] * point.scale * both * WEIGHT_STEP / p.max_samples
+        allowed += NOISE_REACH * point.noise_steps
         if not possible or largest > allowed * (1 + 2.0**-20) + 1:
             found = f"{term.client}'s term of {term.planned.id} less its masks is no encoding"
             self.faults.append((attempt.label, term.seq, found))
