@@ -124,6 +124,11 @@ class Ring:
         self.key_level = list(self.context.key_parms_id())
         self.last_level = list(self.context.last_parms_id())
 
+    def __reduce__(self) -> tuple[Callable[[ParameterSet], Ring], tuple[ParameterSet]]:
+        from .ckks_check import ring_for
+
+        return ring_for, (self.parameters,)
+
     def _check_context(self) -> None:
         """SEAL accepts the set at 128 bits and its primes have the sizes that were asked for."""
         if not self.context.parameters_set():
@@ -161,6 +166,11 @@ class Ring:
         """
         stream = self._streams.switching_keys(self.key_level, bodies, seeds)
         return _load(seal.RelinKeys, self.context, stream)
+
+    def secret_key(self, residues: Residues) -> Any:
+        """The secret key with these [all primes, N] residues in NTT form."""
+        stream = self._streams.plaintext(self.key_level, residues)
+        return _load(seal.SecretKey, self.context, stream)
 
     def plaintext(self, residues: Residues) -> Any:
         """The plaintext of scale 1 with these [data primes, N] residues in NTT form."""
@@ -278,15 +288,24 @@ class Ring:
 class SecretKey:
     """A fresh secret key and what only its holder can do.
 
-    Secrecy: exists in SEAL's memory and, as residues, in this object; it is never written out.
+    ``residues`` [all primes, N] make a key again that another process drew.
+
+    Secrecy: exists in SEAL's memory and, as residues, in this object; no message holds it. Where
+    every message is answered by a process of its own, its party keeps the residues in between.
     """
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Ring, residues: Residues | None = None) -> None:
         self._ring = ring
-        key = seal.KeyGenerator(ring.context).secret_key()
+        if residues is None:
+            key = seal.KeyGenerator(ring.context).secret_key()
+        else:
+            key = ring.secret_key(residues)
         self._encryptor = seal.Encryptor(ring.context, key)
         self._decryptor = seal.Decryptor(ring.context, key)
         self._residues = ring.residues(key.data(), 1, len(ring.primes))[0]
+
+    def __reduce__(self) -> tuple[type[SecretKey], tuple[Ring, Residues]]:
+        return SecretKey, (self._ring, self._residues)
 
     def __repr__(self) -> str:
         return f"SecretKey({self._ring.parameters.name}, hidden)"

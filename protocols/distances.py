@@ -119,8 +119,10 @@ class DistanceParty:
     Raises:
         ParameterError, InputError, NormBoundExceeded: before anything is encrypted.
 
-    Secrecy: the object holds the secret key and the sketch; only :meth:`upload` and
-    :meth:`reply` return something that may leave the client.
+    It can be pickled between two phases, for a client whose process ends with its answer.
+
+    Secrecy: the object holds the secret key and the sketch, and so does its pickle; only
+    :meth:`upload` and :meth:`reply` return something that may leave the client.
     """
 
     def __init__(
@@ -142,6 +144,9 @@ class DistanceParty:
 
     def __repr__(self) -> str:
         return f"DistanceParty({self._parameters.name}, {self._vector.size} numbers, hidden)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_operands": None}  # SEAL's own objects, which follow from the rest
 
     @property
     def parameters(self) -> ParameterSet:

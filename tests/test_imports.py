@@ -74,6 +74,58 @@ print(*np.round(server.report.means["all"], 3))
     assert run(code).split() == ["0.25", "0.333"]  # (1·0 + 2·1/4 + 3·2/4) / 6
 
 
+def test_a_client_takes_part_in_an_aggregation_without_model_libraries() -> None:
+    """What a client does between trainings, and what it keeps of it on disk."""
+    code = """
+import tempfile, pathlib
+import numpy as np
+from pilot_secure.engines import PhaseKey
+from pilot_secure.federation import checkpoint
+from pilot_secure.federation.guard import DiskGuard
+from pilot_secure.federation.journal import RelayedJournal
+from pilot_secure.federation.participant import Briefing, Participant
+from protocols import SERVER, Identity, Roster, AggregationParameters
+from protocols import AggregationServer, ClientInputs, Entropy, SumSpec
+names = ("a", "b", "c")
+people = {name: Identity.generate(name, Entropy()) for name in (SERVER, *names)}
+roster = Roster.of(people[SERVER], [people[name] for name in names])
+parameters = AggregationParameters.build(
+    run_id="run", round=1, stage=1, roster=roster.digest(), cohort=names,
+    sums=tuple(
+        SumSpec(id=f"text.{name}", vector="v", recipient=name, contributors="selected")
+        for name in names
+    ),
+    vector_lengths={"v": 2}, clip={"v": 1.0}, max_samples=4, threshold=3, num_neighbours=2,
+)
+folder = pathlib.Path(tempfile.mkdtemp())
+server = AggregationServer(parameters, people[SERVER], Entropy(), roster=roster)
+notes, results = [], {}
+
+def answer(name, request):
+    vectors = {"v": {"x": np.array([0.25, names.index(name) / 4], np.float32)}}
+    briefing = Briefing(parameters, ClientInputs(vectors, num_samples=1))
+    guard = DiskGuard(folder / name)
+    party = Participant(people[name], roster, guard, RelayedJournal(notes.append), max_attempts=2)
+    same = {"identity": people[name], "roster": roster, "inputs": briefing.inputs, "guard": guard}
+    kept = folder / f"state-{name}"
+    if kept.exists():
+        checkpoint.recall(party, checkpoint.load(kept, same))
+    phase = PhaseKey(server.phase, 1, 1)
+    reply = party.handle(phase, request, briefing.of_attempt)
+    checkpoint.save(kept, checkpoint.memory_of(party), same)
+    results[name] = party.result
+    return reply
+
+while not server.done:
+    server.receive({name: answer(name, request) for name, request in server.requests().items()})
+print(*np.round(results["a"].sealed.vector_sum / results["a"].sealed.sum_nu, 2))
+print(len(notes) > 0, "torch" in sys.modules)
+"""
+    (first, second), (noted, torch) = (line.split() for line in run(code).splitlines())
+    assert first == "0.25" and 0.25 < float(second) < 0.5  # b and c, the nearer weighing more
+    assert (noted, torch) == ("True", "False")
+
+
 def test_a_ledger_is_recomputed_without_model_libraries() -> None:
     code = """
 from pilot_secure.privacy import ClientLedger, DpSgd, Ledger, recompute

@@ -15,18 +15,20 @@ import contextlib
 import importlib
 import os
 import pickle
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from pilot_secure.errors import RunFolderError
 from pilot_secure.files import told_in_a_sentence
 from protocols import ClientInputs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _CLASSES_OF = ("pilot_secure", "protocols", "torch.nn", "transformers", "numpy", "collections")
 _CLASSES = {
@@ -41,6 +43,7 @@ _FUNCTIONS = {
     ("pilot_secure.federation.checkpoint", "_tensor"),
     ("pilot_secure.federation.checkpoint", "_parameter"),
     ("protocols.accumulators", "allocate_in_memory"),
+    ("protocols.ckks_check", "ring_for"),
 }
 _ACTIVATIONS_OF = ("torch._C._nn", "torch.nn.functional")
 
@@ -124,9 +127,10 @@ class _Pickler(pickle.Pickler):
         return self._names.get(id(obj))
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, nn.Parameter):
+        torch = sys.modules.get("torch")  # without it there are no tensors
+        if torch is not None and isinstance(obj, torch.nn.Parameter):
             return _parameter, (_array(obj), str(obj.dtype), obj.requires_grad)
-        if isinstance(obj, Tensor):
+        if torch is not None and isinstance(obj, torch.Tensor):
             return _tensor, (_array(obj), str(obj.dtype))
         if isinstance(obj, ClientInputs):  # once uploaded, the vectors are not needed again
             return ClientInputs, ({}, obj.num_samples, obj.previous_results)
@@ -156,14 +160,20 @@ class _Unpickler(pickle.Unpickler):
 
 def _array(tensor: Tensor) -> np.ndarray:
     """A tensor's bytes, on the CPU, in its shape with the bytes of an element last."""
+    import torch
+
     plain = tensor.detach().cpu().contiguous()
     return plain.reshape(*plain.shape, 1).view(torch.uint8).numpy()
 
 
 def _tensor(array: np.ndarray, dtype: str) -> Tensor:
+    import torch
+
     kind: torch.dtype = getattr(torch, dtype.removeprefix("torch."))
     return torch.from_numpy(array.copy()).view(kind).reshape(array.shape[:-1])
 
 
 def _parameter(array: np.ndarray, dtype: str, requires_grad: bool) -> nn.Parameter:
+    from torch import nn
+
     return nn.Parameter(_tensor(array, dtype), requires_grad=requires_grad)

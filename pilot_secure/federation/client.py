@@ -10,6 +10,7 @@ import numpy as np
 from pilot_secure.data import ClientData
 from pilot_secure.engines import PhaseKey
 from pilot_secure.federation.agreement import Agreement
+from pilot_secure.federation.checkpoint import memory_of, recall
 from pilot_secure.federation.journal import Journal
 from pilot_secure.federation.messages import (
     AnyFederationMessage,
@@ -21,7 +22,6 @@ from pilot_secure.federation.messages import (
     EvaluateRequest,
     FederationMessage,
     FederationMessageError,
-    Refusal,
     TrainRequest,
     means_from_wire,
     open_frame,
@@ -30,23 +30,19 @@ from pilot_secure.federation.messages import (
     vector_from_bytes,
 )
 from pilot_secure.federation.methods import Method
+from pilot_secure.federation.participant import BROKEN_RULES, Briefing, Participant
 from pilot_secure.federation.state import ClientState, difference, flatten
 from pilot_secure.federation.worker import Worker
 from pilot_secure.privacy.planning import NoisePlan
 from pilot_secure.privacy.protection import NoisedUpdate, Protection
 from protocols import (
-    AggregationClient,
-    AggregationParameters,
     AggregationResult,
     AnswerGuard,
     ClientInputs,
-    Entropy,
     Identity,
-    ProtocolError,
     SealedSum,
     results_hash,
 )
-from protocols.escrow import escrowed_entropy
 from protocols.identity import SERVER
 
 FEDERATION_PHASES = frozenset({"train", "evaluate", "clear_update", "clear_deliver"})
@@ -71,7 +67,7 @@ class FederationClient:
     remembered: ClassVar[tuple[str, ...]] = (
         "state",
         "_place",
-        "_machine",
+        "_participation",
         "_previous_results",
         "_absorbed",
         "_noised_update",
@@ -99,12 +95,17 @@ class FederationClient:
         self._worker = worker
         self._journal = journal
         self._protection = Protection(self.name, noise, journal.released)
-        self._guard = guard
-        self._escrow = escrow
+        self._participant = Participant(
+            identity,
+            agreement.roster,
+            guard,
+            journal,
+            max_attempts=agreement.config.security.max_attempts,
+            escrow=escrow,
+        )
         self._start = method.start(worker)
         self.samples = worker.encode(data)
         self._place: _Place | None = None
-        self._machine: AggregationClient | None = None
         self._previous_results = bytes(32)
         self._absorbed: set[tuple[int, int]] = set()
 
@@ -119,12 +120,11 @@ class FederationClient:
             if phase.name in FEDERATION_PHASES:
                 return self._answer(request)
             return self._aggregate(phase, request)
-        except (ProtocolError, FederationMessageError) as error:
-            self._machine = None
-            return self._seal(phase, Refusal, reason=str(error)[:1000])
+        except BROKEN_RULES as error:
+            return self._participant.refuse(phase, self._agreement.run_id, error)
 
     def _seal(
-        self, place: PhaseKey | FederationMessage, kind: type[FederationMessage], **fields: Any
+        self, place: FederationMessage, kind: type[FederationMessage], **fields: Any
     ) -> bytes:
         message = kind(
             run_id=self._agreement.run_id,
@@ -218,51 +218,47 @@ class FederationClient:
         return self._protection.upload((self._place.round, self._place.stage), update)
 
     def _aggregate(self, phase: PhaseKey, request: bytes) -> bytes:
-        if phase.name == "advertise":
-            self._machine = self._new_machine(phase.attempt)
-        if self._machine is None:
-            raise FederationMessageError(f"{SERVER}: {phase.name} without an aggregation")
-        reply = self._machine.handle(request)
-        contribution = self._machine.contribution
-        if self._place is not None and contribution is not None:
-            self._journal.contributed(self.name, self._place.round, self._place.stage, contribution)
-        if self._machine.result is not None:
-            self._take_home(self._machine.result)
-            self._previous_results = self._machine.result.results_hash
-            self._machine = None
+        participant = self._participant
+        reply = participant.handle(phase, request, self.brief)
+        if participant.result is not None:
+            self.absorb(participant.result)
+            participant.result = None
         return reply
 
-    def _new_machine(self, attempt: int) -> AggregationClient:
-        if self._place is None:
+    def brief(self, attempt: int = 0) -> Briefing:
+        """Return what an attempt of the aggregation after the last training starts from.
+
+        Raises: FederationMessageError before any training.
+        """
+        place = self._place
+        if place is None:
             raise FederationMessageError(f"{SERVER}: an aggregation before any training")
-        parameters = self._agreement.parameters(
-            self._place.round, self._place.stage, attempt, self._place.cohort
-        )
+        parameters = self._agreement.parameters(place.round, place.stage, attempt, place.cohort)
         vectors = self._upload()
         measured = vectors.get(parameters.distance_vector or "")
         if measured:
-            place = self._place
             self._journal.uploads(self.name, place.round, place.stage, flatten(measured))
         inputs = ClientInputs(
             vectors=vectors,
             num_samples=self.num_samples,
             previous_results=self._previous_results,
         )
-        return AggregationClient(
-            parameters,
-            self._identity,
-            inputs,
-            self._entropy(parameters),
-            roster=self._agreement.roster,
-            guard=self._guard,
-            max_answers=self._agreement.config.security.max_attempts,
-        )
+        return Briefing(parameters, inputs)
 
-    def _entropy(self, parameters: AggregationParameters) -> Entropy:
-        """The system's randomness, or that of an escrowed run."""
-        if self._escrow is None:
-            return Entropy()
-        return escrowed_entropy(self._escrow, self.name, parameters)
+    def absorb(self, result: AggregationResult) -> None:
+        """Take home the result of the aggregation after the last training, once."""
+        place = self._place
+        if place is not None and (place.round, place.stage) not in self._absorbed:
+            self._take_home(result)
+            self._previous_results = result.results_hash
+
+    @property
+    def _participation(self) -> dict[str, Any]:
+        return memory_of(self._participant)
+
+    @_participation.setter
+    def _participation(self, memory: dict[str, Any]) -> None:
+        recall(self._participant, memory)
 
     def _take_home(self, result: AggregationResult) -> None:
         assert self._place is not None

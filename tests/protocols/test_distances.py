@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -102,6 +103,24 @@ def test_one_committed_upload_answered_once() -> None:
         b.reply(upload, "client-01")
     with pytest.raises(LocalProtocolError):
         a.reply(upload, "server")
+
+
+def test_a_party_goes_on_in_another_process() -> None:
+    """Pickled after every step: the same upload, replies that open, and no second answer."""
+
+    def moved(party: DistanceParty) -> DistanceParty:
+        return pickle.loads(pickle.dumps(party))
+
+    x, y = _vectors(2, 5000)
+    a, b = moved(_party(x)), moved(_party(y))
+    upload = a.upload()
+    a, b = moved(a), moved(b)
+    assert a.upload() == upload
+    b.upload()
+    reply = b.reply(upload)
+    assert abs(moved(a).open(reply) - np.sum((x - y) ** 2)) <= PARAMETER_SETS[SET].error_bound * 4
+    with pytest.raises(LocalProtocolError, match="answered before"):
+        moved(b).reply(upload)
 
 
 def test_keys_are_fresh_even_under_equal_entropy() -> None:
