@@ -1,6 +1,6 @@
 """How far is averaging LoRA's A and B from averaging what they stand for, ΔW = B A?
 
-    python -m benchmarks.averaging RUN [--num-neighbours 6]
+    python -m benchmarks.averaging RUN [--num-neighbours 6] [--json FILE]
 
 On the text adapters that a finished run's clients saved (a run of ``local`` has every client's
 own): for every layer, the mean of A times the mean of B against the mean of B A, over all clients
@@ -12,6 +12,7 @@ and B both scaled by the sum of its coefficients.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pilot_secure.files import write_atomically
 from pilot_secure.saved_run import SavedRun
 
 Adapter = dict[str, Tensor]
@@ -28,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder, best of --method local")
     parser.add_argument("--num-neighbours", type=int, default=6, help="M of Eq. 12")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures here, too")
     options = parser.parse_args()
     run = SavedRun.open(options.run)
     run.require_adapters()
@@ -36,10 +39,15 @@ def main() -> None:
     for client in run.summary.clients:
         tasks.setdefault(client.task, []).append(adapters[client.client])
     print(f"{'clients':34}{'error':>8}{'cosine':>8}{'norm':>8}")
-    groups = {**tasks, f"all {len(adapters)}": list(adapters.values())}
+    groups = {f"{task} ({len(group)} clients)": group for task, group in tasks.items()}
+    groups[f"all {len(adapters)}"] = list(adapters.values())
+    found = []
     for name, group in groups.items():
         error, cosine, norm = apart(group)
+        found.append({"clients": name, "error": error, "cosine": cosine, "norm": norm})
         print(f"{name:34}{error:8.3f}{cosine:8.3f}{norm:8.3f}")
+    if options.json:
+        write_atomically(options.json, json.dumps({"groups": found}, indent=1).encode() + b"\n")
     m = options.num_neighbours
     print(
         f"Eq. 12 as printed, equal n, M = {m}: coefficients add up to 2/{m + 1} = "

@@ -1,24 +1,27 @@
 """What do cached vision features save, per training step and in evaluation?
 
-    python -m benchmarks.feature_cache [--base CHECKPOINT] [--repeats 5] [--threads 2]
+    python -m benchmarks.feature_cache [--base CHECKPOINT] [--repeats 5] [--threads 2] [--json FILE]
 
-Both sides run in one process, alternating, on the same samples; the table gives the median time
-of each and the ratio. "pixels" runs the vision tower in every step, "cached" starts from its
-features; the time to fill the cache once is given apart.
+Both sides run in one process, alternating, on the same samples; the table gives samples a second
+(of the median time) of each and the ratio. "pixels" runs the vision tower in every step, "cached"
+starts from its features; the time to fill the cache once is given apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pilot_secure.data import answer_batch, build_scenario, encode_samples
+from pilot_secure.files import write_atomically
 from pilot_secure.models import (
     FeatureCache,
     TwoAdapterConnector,
@@ -39,6 +42,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, default=None, help="write the figures here, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model, processor = load_base(options.base)
@@ -55,16 +59,26 @@ def main() -> None:
         cache.features(client.test)
     filling = (time.perf_counter() - began) / (128 * len(clients))
     print(f"filling the cache: {1000 * filling:.2f} ms an image, once")
-    print(f"{'':34} pixels     cached     pixels / cached")
-    for client in clients:
-        for what, run in _runs(peft, processor, connector, client, cache, options).items():
-            _compare(f"{client.task}, {what}", run, options.repeats)
+    print(f"{'samples a second':36} pixels     cached     cached / pixels")
+    rates = [
+        _rates(f"{client.task}, {what}", run, count, options.repeats)
+        for client in clients
+        for what, (run, count) in _runs(peft, processor, connector, client, cache, options).items()
+    ]
+    if options.json:
+        content = {
+            "threads": options.threads,
+            "batch_size": options.batch_size,
+            "filling_ms": 1000 * filling,
+            "rates": rates,
+        }
+        write_atomically(options.json, json.dumps(content, indent=1).encode() + b"\n")
 
 
 def _runs(
     peft: Any, processor: Any, connector: Any, client: Any, cache: FeatureCache, options: Any
-) -> dict[str, Callable[[bool], None]]:
-    """A training step and an evaluation, each taking whether features are cached."""
+) -> dict[str, tuple[Callable[[bool], None], int]]:
+    """A training step and an evaluation, each taking whether features are cached, and samples."""
     samples = encode_samples(
         processor.tokenizer,
         client.train["instruction"],
@@ -95,10 +109,12 @@ def _runs(
             max_new_tokens=24,
         )
 
-    return {f"step of {count}": step, f"{len(client.test)} answers": evaluation}
+    return {"training": (step, count), "greedy answers": (evaluation, len(client.test))}
 
 
-def _compare(what: str, run: Callable[[bool], None], repeats: int) -> None:
+def _rates(
+    what: str, run: Callable[[bool], None], count: int, repeats: int
+) -> dict[str, str | float]:
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for repeat in range(repeats + 1):
         for cached in (False, True):
@@ -106,8 +122,10 @@ def _compare(what: str, run: Callable[[bool], None], repeats: int) -> None:
             run(cached)
             if repeat:  # the first round warms up
                 seconds[cached].append(time.perf_counter() - began)
-    pixels, cached_s = (statistics.median(seconds[cached]) for cached in (False, True))
-    print(f"{what:32} {pixels:8.3f} s {cached_s:8.3f} s {pixels / cached_s:12.2f}")
+    pixels, from_features = (count / statistics.median(seconds[cached]) for cached in (False, True))
+    ratio = from_features / pixels
+    print(f"{what:34} {pixels:8.0f}   {from_features:8.0f} {ratio:16.2f}")
+    return {"what": what, "pixels": pixels, "cached": from_features, "ratio": ratio}
 
 
 if __name__ == "__main__":

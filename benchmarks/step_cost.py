@@ -1,6 +1,6 @@
 """What does a step of Pilot cost beside a plain step of LoRA and connector, on the same batch?
 
-    OMP_NUM_THREADS=2 python -m benchmarks.step_cost [--steps 60] [--batch-size 8]
+    OMP_NUM_THREADS=2 python -m benchmarks.step_cost [--steps 60] [--json FILE]
 
 Plain, stage 1, stage 1 without the difference loss, and stage 2 take turns, step by step, on the
 same samples of one client; medians of their times and the median of the ratios to the plain step.
@@ -11,9 +11,12 @@ evaluation in samples a second: a whole stage of a client, and its whole test se
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +26,7 @@ from pilot_secure.federation.plan import ProximalTerm, TrainingPlan
 from pilot_secure.federation.state import ClientState
 from pilot_secure.federation.updates import PlainUpdate
 from pilot_secure.federation.worker import Samples, Worker
+from pilot_secure.files import write_atomically
 from pilot_secure.libraries import quieten_libraries
 from pilot_secure.models import difference_loss
 from pilot_secure.run_data import load_data
@@ -35,6 +39,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="timed steps of each kind")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--base", default="tiny-llava")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures here, too")
     options = parser.parse_args()
     quieten_libraries()
     config = SimulationConfig.model_validate(
@@ -44,7 +49,9 @@ def main() -> None:
     worker = Worker(config.model, config.training, seed=0)
     samples = worker.encode(clients[0])
     tasks = tuple(dict.fromkeys(client.task for client in clients))
-    step_times(config, worker, samples, tasks, clients[0].task, options.steps)
+    found = step_times(config, worker, samples, tasks, clients[0].task, options.steps)
+    if options.json:
+        write_atomically(options.json, json.dumps(found, indent=1).encode() + b"\n")
     rates(config, worker, samples, tasks, clients[0])
 
 
@@ -80,8 +87,10 @@ def step_of(
     return step
 
 
-def step_times(config, worker: Worker, samples: Samples, tasks, task: str, steps: int) -> None:
-    """Print each kind's median step and its ratio to the plain step."""
+def step_times(
+    config, worker: Worker, samples: Samples, tasks, task: str, steps: int
+) -> dict[str, Any]:
+    """Print and return each kind's median step and its ratio to the plain step."""
     size = config.training.batch_size
     weights = worker._training
     no_difference = weights.model_copy(update={"difference_weight": 0.0})
@@ -111,15 +120,24 @@ def step_times(config, worker: Worker, samples: Samples, tasks, task: str, steps
     plain = times["plain (LoRA and connector)"]
     print(f"{steps} steps of {size} samples, {torch.get_num_threads()} threads")
     print(f"{'step':32}{'ms':>8}{'of plain':>10}")
+    rows = []
     for kind, seconds in times.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, plain, strict=True))
-        print(f"{kind:32}{1e3 * statistics.median(seconds):8.1f}{ratio:10.3f}")
+        rows.append({"kind": kind, "ms": 1e3 * statistics.median(seconds), "ratio": ratio})
+        print(f"{kind:32}{rows[-1]['ms']:8.1f}{ratio:10.3f}")
     alone = difference_seconds(samples, size, config)
     share = alone / statistics.median(times["stage 1"])
     print(f"difference loss by itself: {1e3 * alone:.2f} ms, {100 * share:.1f} % of a step")
     print(
         f"aims: stage 2 at most {AIM_STAGE_2}, difference loss below {100 * AIM_DIFFERENCE:.0f} %"
     )
+    return {
+        "count": steps,
+        "batch_size": size,
+        "threads": torch.get_num_threads(),
+        "steps": rows,
+        "difference_share": share,
+    }
 
 
 def difference_seconds(samples: Samples, size: int, config: SimulationConfig) -> float:

@@ -1,0 +1,1 @@
+"""docs/reproduction.md, filled from measured figures: ``python -m benchmarks.reproduction``."""
