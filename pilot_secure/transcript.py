@@ -15,6 +15,7 @@ Secrecy: whoever reads payloads sees what the server sees.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -50,18 +51,21 @@ class TranscriptWriter:
         self.last = GENESIS
         self._sent: Counter[tuple[str, ...]] = Counter()
         self._signed: tuple[int, bool] | None = None
+        self._began = time.monotonic()
         if go_on_from is not None:
             self._read(go_on_from)
         self._lines = LineWriter(folder / TRANSCRIPT, go_on=go_on_from is not None)
         self._heads = LineWriter(folder / HEADS, go_on=go_on_from is not None)
 
     def _read(self, go_on_from: int) -> None:
+        gone_ms = 0
         for record in chained(read_transcript(self._folder)):
-            self.count, self.last = record.seq + 1, record.digest()
+            self.count, self.last, gone_ms = record.seq + 1, record.digest(), record.at_ms
             if record.seq >= go_on_from:
                 self._sent[_frame_of(record)] += 1
         for head in read_heads(self._folder):
             self._signed = (head.count, head.final)
+        self._began -= gone_ms / 1000
 
     def append(
         self,
@@ -97,6 +101,7 @@ class TranscriptWriter:
             session=session,
             sha256=digest,
             length=len(frame),
+            at_ms=round(1000 * (time.monotonic() - self._began)),
             payload=f"{PAYLOADS}/{digest}" if kept else None,
         )
         self._lines.append(record.model_dump_json())

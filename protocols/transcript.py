@@ -16,6 +16,7 @@ from protocols.identity import Identity, Name, Roster, sha256
 
 HexDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 GENESIS = "0" * 64
+MAX_MS = 1 << 53
 
 
 class RunningHash:
@@ -38,7 +39,11 @@ class RunningHash:
 
 
 class TranscriptRecord(BaseModel):
-    """One frame of the run, by its hash; ``payload`` names the file that keeps it, if any."""
+    """One frame of the run, by its hash; ``payload`` names the file that keeps it, if any.
+
+    ``at_ms``: for how many milliseconds the run had gone on, breaks left out, when the record was
+    written. The server's word: nobody else signs a time.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,6 +55,7 @@ class TranscriptRecord(BaseModel):
     session: HexDigest
     sha256: HexDigest
     length: int = Field(ge=0)
+    at_ms: int = Field(ge=0, le=MAX_MS)
     payload: str | None = None
 
     def digest(self) -> str:

@@ -151,6 +151,20 @@ def test_a_killed_run_leaves_a_valid_prefix(tmp_path: Path) -> None:
     assert frames == [str(number).encode() * 100 for number in range(len(records))]
 
 
+def test_the_clock_goes_on_where_a_killed_run_stood(tmp_path: Path) -> None:
+    _write(tmp_path).close()
+    lines = (tmp_path / "transcript.jsonl").read_text().splitlines()
+    last = {**json.loads(lines[-1]), "at_ms": 5_000_000}
+    _rewrite(tmp_path, [*lines[:-1], json.dumps(last)])
+    writer = TranscriptWriter(tmp_path, keep_payloads=True, go_on_from=0)
+    writer.append(b"new", sender="server", recipient="a", phase="share", session=SESSION)
+    writer.close()
+    times = [record.at_ms for record in chained(read_transcript(tmp_path))]
+    assert times == sorted(times)
+    assert 0 <= times[0] < 1_000_000
+    assert 5_000_000 <= times[-1] < 5_100_000
+
+
 def test_an_old_transcript_is_never_continued(tmp_path: Path) -> None:
     _write(tmp_path).close()
     with pytest.raises(RunFolderError, match="File exists"):

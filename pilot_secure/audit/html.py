@@ -10,30 +10,26 @@ import json
 from pathlib import Path
 
 from pilot_secure.audit.bundle import Bundle
-from pilot_secure.audit.entries import open_entry
 from pilot_secure.audit.verdicts import AuditReport
-from pilot_secure.audit.view import describe, view
+from pilot_secure.audit.view import observe
 from protocols.identity import SERVER
 
 TEMPLATE = Path(__file__).with_name("report.html")
 PLACE = "/*REPORT*/"
+MOST_TABS_WITH_VIEWS = 20
 
 
 def html_report(bundle: Bundle, report: AuditReport) -> str:
     """Return the whole page. Memory: a line for each message."""
-    messages = [
-        describe(open_entry(record, *bundle.frame(record), bundle.roster)).model_dump()
-        for record in bundle.records()
-    ]
+    run = observe(bundle)
     parties = [entry.name for entry in bundle.roster.entries()]
+    shown = [party for party in parties if party == SERVER or len(parties) <= MOST_TABS_WITH_VIEWS]
     content = {
         "report": report.model_dump(mode="json"),
-        "messages": messages,
+        "messages": [message.model_dump() for message in run.messages],
         "parties": parties,
-        "determined": {
-            party: [found.model_dump() for found in view(bundle, (party,)).determined]
-            for party in parties
-            if party == SERVER or len(parties) <= 20
+        "views": {
+            party: run.by((party,)).model_dump(mode="json", exclude={"messages"}) for party in shown
         },
     }
     safe = json.dumps(content).replace("<", "\\u003c")  # nothing in it ends the script

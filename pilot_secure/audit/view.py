@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel
 
 from pilot_secure.audit.attempts import Attempt, Attempts
-from pilot_secure.audit.bundle import LEDGER, Bundle
+from pilot_secure.audit.bundle import Bundle
+from pilot_secure.audit.effective import effective, local_noise, read_ledger
 from pilot_secure.audit.entries import Entry, open_entry
 from pilot_secure.audit.rules.leakage import public_rows
 from pilot_secure.audit.rules.shares import real_contributors
 from pilot_secure.audit.verdicts import Frozen
 from pilot_secure.errors import RunFolderError
-from pilot_secure.privacy import LedgerError, parse_ledger
+from pilot_secure.federation.messages import ClearUpdate
+from pilot_secure.privacy import Ledger
+from pilot_secure.privacy.views import EffectivePrivacy
 from protocols.identity import KEY_HOLDER, SERVER, Roster
 from protocols.leakage import OpenedRow, View, view_of
+from protocols.transcript import TranscriptRecord
 
 MAX_SHOWN = 12
+DETERMINED = 0.999
+UPLOADS, ROWS = ("distance_upload", "blinded_upload"), ("distance_delivery", "row_delivery")
 
 
 class SeenMessage(Frozen):
-    """One message that a viewer sent or received; ``fields`` says what stood in it."""
+    """One message that a viewer sent or received; ``fields`` says what stood in it.
+
+    ``at_ms`` is when the server says that it passed: nothing proves it.
+    """
 
     seq: int
+    at_ms: int
     phase: str
     sender: str
     recipient: str
@@ -43,13 +54,15 @@ class Determined(Frozen):
 class PartyView(Frozen):
     """Everything that a viewer saw.
 
-    Leverages are with equal weights; ``epsilons`` are the ledger's claims for the clients outside.
+    ``effective`` holds, where there is a ledger, what it can tell of each client outside over the
+    whole run; ``claimed`` the ledger's own epsilons, which hold for every view within c_max.
     """
 
     viewer: tuple[str, ...]
     messages: tuple[SeenMessage, ...]
     determined: tuple[Determined, ...]
-    epsilons: dict[str, float | None]
+    effective: tuple[EffectivePrivacy, ...]
+    claimed: dict[str, float | None]
     notes: tuple[str, ...]
 
 
@@ -73,29 +86,72 @@ def viewers(roster: Roster, party: str | None, coalition: str | None) -> tuple[s
     return tuple(sorted({names[int(place) - 1] for place in places}))
 
 
-def view(bundle: Bundle, viewer: tuple[str, ...]) -> PartyView:
-    """Return what ``viewer`` saw. Memory: one message, and a line for each of the viewer's."""
-    attempts, seen = Attempts(bundle), []
+@dataclass
+class Observed:
+    """A run read once, for any viewer: its attempts, clear uploads, and a line for each message."""
+
+    attempts: list[Attempt]
+    ledger: Ledger | None
+    messages: list[SeenMessage]
+    clear: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def by(self, viewer: tuple[str, ...]) -> PartyView:
+        """Return what ``viewer`` saw, and what that determines."""
+        ledger = self.ledger
+        determined = [d for a in self.attempts for d in _determined(a, viewer, ledger)]
+        if SERVER in viewer:
+            determined += [d for label in self.clear for d in self._in_clear(label)]
+        claims = {entry.client: entry.epsilon for entry in ledger.clients} if ledger else {}
+        found, notes = _effective(ledger, determined, viewer)
+        return PartyView(
+            viewer=viewer,
+            messages=tuple(m for m in self.messages if _saw(viewer, m)),
+            determined=tuple(determined),
+            effective=found,
+            claimed={name: value for name, value in claims.items() if name not in viewer},
+            notes=(*_notes(self, viewer), *self.notes, *notes),
+        )
+
+    def _in_clear(self, label: str) -> Iterator[Determined]:
+        """Without secure aggregation the server holds every vector that it is sent."""
+        noise, sent = _noise_of(self.ledger), self.clear[label]
+        for vector in sorted({name for vectors in sent.values() for name in vectors}):
+            owners = [client for client, vectors in sent.items() if vector in vectors]
+            rows = [OpenedRow(vector, SERVER, {client: 1.0}) for client in owners]
+            yield Determined(attempt=label, view=view_of(vector, owners, (SERVER,), rows, noise))
+
+
+def observe(bundle: Bundle, viewer: tuple[str, ...] = (SERVER,)) -> Observed:
+    """Read a run once. Memory: one message, and a line for each that ``viewer`` saw.
+
+    Raises: RunFolderError for a ledger that is none.
+    """
+    attempts = Attempts(bundle)
+    run = Observed(attempts.all, read_ledger(bundle), [])
     for record in bundle.records():
         entry = open_entry(record, *bundle.frame(record), bundle.roster)
         attempt = attempts.of(entry)
         if attempt is not None:
             attempt.note(entry)
-        if SERVER in viewer or record.sender in viewer or record.recipient in viewer:
-            seen.append(describe(entry))
-    determined = [found for attempt in attempts.all for found in _determined(attempt, viewer)]
-    notes = ["leverage with equal weights; the private ones are known to who applied them"]
-    if any(a.parameters and a.parameters.neighbour_visibility == "hidden" for a in attempts.all):
-        notes.append("hidden lists: a sealed sum counts all that may contribute to it")
-    if KEY_HOLDER in viewer:
-        notes.append("the key holder opens every distance, and no coordinate of a blinded sketch")
-    return PartyView(
-        viewer=viewer,
-        messages=tuple(seen),
-        determined=tuple(determined),
-        epsilons=_epsilons(bundle, viewer),
-        notes=tuple(notes),
-    )
+        if _saw(viewer, record):
+            run.messages.append(describe(entry))
+        if isinstance(entry.message, ClearUpdate):
+            label = f"round {entry.message.round}, stage {entry.message.stage}, in the clear"
+            run.clear.setdefault(label, {})[entry.client] = tuple(entry.message.vectors)
+    if bundle.unreadable is not None:
+        line = bundle.unreadable.line
+        run.notes.append(f"line {line} of the transcript is no record: what follows is left out")
+    return run
+
+
+def view(bundle: Bundle, viewer: tuple[str, ...]) -> PartyView:
+    """Return what ``viewer`` saw. Memory and errors: :func:`observe`'s."""
+    return observe(bundle, viewer).by(viewer)
+
+
+def _saw(viewer: tuple[str, ...], message: SeenMessage | TranscriptRecord) -> bool:
+    return SERVER in viewer or message.sender in viewer or message.recipient in viewer
 
 
 def describe(entry: Entry) -> SeenMessage:
@@ -103,6 +159,7 @@ def describe(entry: Entry) -> SeenMessage:
     record, message = entry.record, entry.message
     return SeenMessage(
         seq=record.seq,
+        at_ms=record.at_ms,
         phase=record.phase,
         sender=record.sender,
         recipient=record.recipient,
@@ -136,15 +193,62 @@ def shown(value: object) -> str:
     return str(value)
 
 
-def _determined(attempt: Attempt, viewer: tuple[str, ...]) -> Iterator[Determined]:
-    if attempt.parameters is None or not attempt.opened or viewer == (KEY_HOLDER,):
+def _notes(run: Observed, viewer: tuple[str, ...]) -> list[str]:
+    counts = "the ledger's sample counts" if run.ledger else "equal sample counts"
+    notes = [f"leverage with {counts} and equal weights; private weights are not in a transcript"]
+    if any(a.parameters and a.parameters.neighbour_visibility == "hidden" for a in run.attempts):
+        notes.append("hidden lists: a sealed sum counts all that may contribute to it")
+    if KEY_HOLDER in viewer:
+        notes.append("the key holder opens every distance, and no coordinate of a blinded sketch")
+    if run.clear and SERVER not in viewer:
+        notes.append("a run in the clear: what its personal sums tell a client is not judged here")
+    return notes
+
+
+def _effective(
+    ledger: Ledger | None, determined: list[Determined], viewer: tuple[str, ...]
+) -> tuple[tuple[EffectivePrivacy, ...], list[str]]:
+    if ledger is None:
+        return (), []
+    aggregations: dict[str, list[View]] = {}
+    for found in determined:
+        aggregations.setdefault(found.attempt, []).append(found.view)
+    try:
+        return effective(ledger, aggregations.values(), viewer), []
+    except ImportError:
+        return (), ["no effective epsilon: dp-accounting, whose scipy it needs, is not installed"]
+
+
+def _noise_of(ledger: Ledger | None) -> dict[str, float] | None:
+    return local_noise(ledger) if ledger is not None else None
+
+
+def _determined(
+    attempt: Attempt, viewer: tuple[str, ...], ledger: Ledger | None
+) -> Iterator[Determined]:
+    p, distances = attempt.parameters, _num_distances(attempt, viewer)
+    if p is None or not (attempt.opened or distances):
         return
-    rows = [*public_rows(attempt), *_hidden_rows(attempt)]
-    for vector in sorted({row.vector for row in rows}):
-        own = [row for row in rows if row.vector == vector]
-        clients = {name for row in own for name in row.coefficients}
-        clients |= {row.recipient for row in own} - {SERVER}
-        yield Determined(attempt=attempt.label, view=view_of(vector, clients, viewer, rows))
+    samples = {entry.client: entry.num_examples for entry in ledger.clients} if ledger else {}
+    rows = [
+        replace(row, coefficients={n: c * samples.get(n, 1) for n, c in row.coefficients.items()})
+        for row in (*public_rows(attempt), *_hidden_rows(attempt))
+        if viewer != (KEY_HOLDER,)
+    ]
+    for vector in sorted(p.vector_lengths):
+        found = view_of(vector, p.cohort, viewer, rows, _noise_of(ledger))
+        if vector == p.distance_vector:
+            found = found.model_copy(update={"num_distances": distances})
+        yield Determined(attempt=attempt.label, view=found)
+
+
+def _num_distances(attempt: Attempt, viewer: tuple[str, ...]) -> int:
+    """The distances that a viewer is told: its members' rows, all of them for the key holder."""
+    measured = {name for name, kind in attempt.kept if kind in UPLOADS}
+    if viewer == (KEY_HOLDER,):
+        return len(measured) * (len(measured) - 1) // 2
+    told = {name for name, kind in attempt.kept if kind in ROWS and name in viewer}
+    return sum(len(measured - {name}) for name in told)
 
 
 def _hidden_rows(attempt: Attempt) -> Iterator[OpenedRow]:
@@ -159,17 +263,6 @@ def _hidden_rows(attempt: Attempt) -> Iterator[OpenedRow]:
             yield OpenedRow(spec.vector, spec.recipient, dict.fromkeys(real, 1.0))
 
 
-def _epsilons(bundle: Bundle, viewer: tuple[str, ...]) -> dict[str, float | None]:
-    content = bundle.content(LEDGER)
-    try:
-        ledger = parse_ledger(content) if content is not None else None
-    except LedgerError as error:
-        raise RunFolderError(f"{bundle.path / LEDGER}: {error}.") from None
-    if ledger is None:
-        return {}
-    return {entry.client: entry.epsilon for entry in ledger.clients if entry.client not in viewer}
-
-
 def print_view(found: PartyView) -> None:
     """Print the messages, a line each, and what they determine."""
     print(f"{' and '.join(found.viewer)}: {len(found.messages)} messages")
@@ -177,15 +270,28 @@ def print_view(found: PartyView) -> None:
         print(
             f"{m.seq:>6}  {m.phase}: {m.sender} to {m.recipient}  {m.kind}, {m.bytes} bytes", end=""
         )
-        print(f"  {m.sha256[:12]}…")
+        print(f"  {m.sha256[:12]}…  at {m.at_ms / 1000:.3f} s")
         for name, value in m.fields.items():
             print(f"          {name}: {value}")
     for item in found.determined:
         v = item.view
-        print(f"{item.attempt}, {v.vector}: {v.num_sums} sums, rank {v.rank}")
+        print(
+            f"{item.attempt}, {v.vector}: {v.num_sums} sums, rank {v.rank}, "
+            f"{v.num_distances} distances"
+        )
         for client, leverage in sorted(v.leverage.items(), key=lambda pair: -pair[1]):
-            print(f"    {client}: leverage {leverage:.3f}")
-    for client, epsilon in found.epsilons.items():
-        print(f"{client}: epsilon {'infinite' if epsilon is None else f'{epsilon:.3f}'}")
+            known = ": the vector is determined" if leverage > DETERMINED else ""
+            print(f"    {client}: leverage {leverage:.3f}{known}")
+    for entry in found.effective:
+        claim = _epsilon(found.claimed.get(entry.client))
+        mu = "unbounded" if entry.mu is None else f"{entry.mu:.3f}"
+        print(
+            f"{entry.client}: effective epsilon {_epsilon(entry.epsilon)} in this view over the "
+            f"run (mu {mu}; the ledger claims {claim} against every view)"
+        )
     for note in found.notes:
         print(f"note: {note}")
+
+
+def _epsilon(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.3f}"

@@ -1,4 +1,7 @@
-"""The HTML report in a headless Chromium: ``make report-check`` (needs playwright and Chromium)."""
+"""The HTML report in a headless Chromium: ``make report-check`` (needs playwright and Chromium).
+
+With a folder as its argument it also writes the pictures of ``docs/`` there.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from planting import PLANTS
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from pilot_secure.audit.bundle import Bundle
 from pilot_secure.audit.html import html_report
@@ -18,7 +21,7 @@ from pilot_secure.audit.verify import verify
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1200, "height": 900}
 
 
-def check(page_file: Path, report: dict, screenshot: Path | None) -> None:
+def check(page_file: Path, report: dict, pictures: Path | None) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         raise SystemExit("report-check: there is no chromium; `apt-get install chromium` first")
@@ -41,8 +44,8 @@ def check(page_file: Path, report: dict, screenshot: Path | None) -> None:
         for phase in report["phases"]:
             assert f"up {phase['bytes_up']:,}" in sizes and f"down {phase['bytes_down']:,}" in sizes
         failed = next(r for r in report["results"] if r["verdict"] == "FAIL")
-        if screenshot is not None:
-            page.screenshot(path=str(screenshot))
+        if pictures is not None:
+            page.screenshot(path=str(pictures / "audit-report.png"))
         page.locator(f"[data-rule={failed['id']}] a").first.click()
         seq = failed["findings"][0]["seq"]
         assert page.evaluate("document.activeElement.id") == f"entry-{seq}"
@@ -55,12 +58,31 @@ def check(page_file: Path, report: dict, screenshot: Path | None) -> None:
         page.locator("#sequences summary").first.focus()
         page.keyboard.press("Enter")
         page.wait_for_selector("#sequences svg circle", timeout=5000)
+        check_sequence(page, report["attempts"][0])
+        if pictures is not None:
+            page.locator("#sequences details[open]").screenshot(
+                path=str(pictures / "audit-sequence.png")
+            )
         assert page.locator("#sequences svg circle").count() > 20
         page.set_viewport_size(PHONE)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         assert faults == [], faults
         assert requests == [page_file.as_uri()], requests
         browser.close()
+
+
+def check_sequence(page: Page, attempt: dict) -> None:
+    """The first attempt's diagram: who, what, bytes and time as the transcript's records say."""
+    first = next(m for m in page.evaluate("messages") if m["seq"] == attempt["first_seq"])
+    dot = page.locator("#sequences svg circle title").first.text_content()
+    assert dot == (
+        f"entry {first['seq']}: {first['kind']} from {first['sender']} to {first['recipient']}, "
+        f"{first['bytes']:,} bytes, at {first['at_ms'] / 1000:.3f} s"
+    ), dot
+    times = [m["at_ms"] for m in page.evaluate("messages")]
+    assert times == sorted(times) and times[-1] > 0
+    drawn = page.locator("#sequences svg text").all_text_contents()
+    assert any(text.startswith(f"{times[0] / 1000:.3f}–") for text in drawn), drawn
 
 
 def main(arguments: list[str]) -> None:

@@ -13,6 +13,8 @@ from pilot_secure.audit.__main__ import main
 from pilot_secure.audit.bundle import Bundle
 from pilot_secure.audit.diff import diff
 from pilot_secure.audit.view import view
+from pilot_secure.privacy import ClientLedger, Ledger, LocalNoise, SharedNoise, with_claims
+from pilot_secure.privacy.accountants import gaussian_epsilon
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,64 @@ def test_a_coalition_knows_more(good_run: Path, capsys: pytest.CaptureFixture[st
     assert found["viewer"] == ["client-01", "client-04"]
     task = next(d["view"] for d in found["determined"] if d["view"]["vector"] == "task_adapter")
     assert task["leverage"]["client-07"] == pytest.approx(1.0)  # the third of their task
+
+
+def with_ledger(run: Path, copy: Path, *, shared: bool = False) -> Path:
+    """A copy of a run of nine with a ledger of local or shared noise, in both rounds."""
+    shutil.copytree(run, copy)
+    cohort = [f"client-0{i}" for i in range(1, 10)]
+    common = {"stage": 1, "noise_multiplier": 4.0, "clipping_norm": 1.0, "uploads": 1}
+    releases = tuple(
+        SharedNoise(round=number, weights=dict.fromkeys(cohort, 64.0), **common)
+        if shared
+        else LocalNoise(round=number, **common)
+        for number in (1, 2)
+    )
+    clients = [ClientLedger(client=c, task="t", num_examples=64, releases=releases) for c in cohort]
+    ledger = Ledger(
+        unit="client", adjacency="zero_out", delta=1e-5, max_colluders=1, clients=tuple(clients)
+    )
+    (copy / "ledger.json").write_bytes(with_claims(ledger).to_json())
+    return copy
+
+
+def test_a_ledger_gives_every_view_its_own_epsilon(
+    good_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = with_ledger(good_run, tmp_path / "run")
+    whole = gaussian_epsilon((2 / 16) ** 0.5, 1e-5)
+    found = view(Bundle.open(run), ("server",))
+    assert list(found.claimed.values()) == pytest.approx([whole] * 9)
+    # its task of three, in two rounds: a third of the noised update each time
+    servers = gaussian_epsilon((2 / 3 / 16) ** 0.5, 1e-5)
+    assert [e.epsilon for e in found.effective] == pytest.approx([servers] * 9)
+    clients = view(Bundle.open(run), ("client-01", "client-04"))
+    assert {e.client for e in clients.effective} == set(found.claimed) - {"client-01", "client-04"}
+    # who reads a client's distances is credited with its whole update
+    assert [e.epsilon for e in clients.effective] == pytest.approx([whole] * 7)
+    assert main(["view", str(run), "--party", "server"]) == 0
+    assert f"effective epsilon {servers:.3f} in this view" in capsys.readouterr().out
+
+
+def test_a_claim_on_shared_noise_does_not_hold_against_more_colluders(
+    good_run: Path, tmp_path: Path
+) -> None:
+    run = with_ledger(good_run, tmp_path / "run", shared=True)
+    assert None not in {e.epsilon for e in view(Bundle.open(run), ("client-01",)).effective}
+    both = view(Bundle.open(run), ("client-01", "client-04"))
+    assert {e.epsilon for e in both.effective} == {None}
+
+
+def test_who_holds_which_distances(tmp_path: Path) -> None:
+    from in_process import KEY_HOLDER_TRUST
+
+    run = make_good_run(tmp_path / "run", count=6, rounds=1, **KEY_HOLDER_TRUST)
+    known = {}
+    for party in ("server", "client-03", "key-holder"):
+        found = view(Bundle.open(run), (party,)).determined
+        known[party] = {d.view.vector: d.view.num_distances for d in found}
+    assert [known[party]["text_adapter"] for party in known] == [0, 5, 15]
+    assert {known[party]["task_adapter"] for party in known} == {0}
 
 
 @pytest.mark.parametrize(

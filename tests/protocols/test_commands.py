@@ -191,6 +191,7 @@ def test_a_changed_record_breaks_the_chain_and_a_head_needs_the_servers_key() ->
         session="00" * 32,
         sha256="11" * 32,
         length=5,
+        at_ms=0,
     )
     changed = first.model_copy(update={"length": 6})
     assert first.digest() != changed.digest()
