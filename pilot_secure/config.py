@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from pilot_secure.config_data import DataConfig
 from pilot_secure.config_privacy import PrivacyConfig
 from pilot_secure.config_rules import problems_across_fields
-from pilot_secure.config_section import PositiveInt, Section, Share
+from pilot_secure.config_section import Bound, PositiveInt, Section, Share
 
 Phase = Literal[
     "train",
@@ -244,7 +244,7 @@ class SecurityConfig(Section):
         "auto",
         description="named CKKS parameter set; auto is peer-4096, or holder-8192 with a key holder",
     )
-    distance_norm_bound: Annotated[float, Field(gt=0)] = Field(
+    distance_norm_bound: Bound = Field(
         16.0,
         description="largest norm of a text adapter's difference from its start that may be "
         "encrypted; distances are rounded relative to it",
@@ -259,7 +259,7 @@ class SecurityConfig(Section):
         3, description="fewest surviving contributors for which a sum is opened"
     )
     ring_bits: Literal[16, 20, 24, 32] = Field(20, description="bits of a masked coordinate")
-    clip: Annotated[float, Field(gt=0)] = Field(
+    clip: Bound = Field(
         1.0, description="largest absolute coordinate of an update; what exceeds it is clipped"
     )
     max_samples: Annotated[int, Field(ge=1, le=1 << 24)] | Literal["auto"] = Field(

@@ -9,9 +9,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pilot_secure.metrics import METRICS
 from protocols.identity import KEY_HOLDER, NAME_PATTERN, SERVER
+from protocols.parameters import MAX_BOUND, MIN_BOUND
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
+Bound = Annotated[float, Field(ge=MIN_BOUND, le=MAX_BOUND)]
+"""Of a norm or a coordinate, as far as the protocol's float32 scales reach."""
 
 RESERVED = (SERVER, KEY_HOLDER)
 LONGEST_NAME = 56

@@ -256,9 +256,11 @@ def leakage_lines(summary: Summary) -> list[str]:
     extra, lines = summary.leakage.model_extra or {}, []
     if "distances" in extra:
         bits = extra["distances"]["malicious_bits_per_victim_and_aggregation"]
+        more = extra["distances"]["malicious_bits_with_the_server"]
+        helped = f" ({more:.0f} with the server's help)" if more > bits else ""
         lines.append(
-            f"leakage: colluding clients that cheat learn at most {bits:.0f} bits of a victim's "
-            "text adapter from distances in an aggregation"
+            f"leakage: colluding clients that cheat learn at most {bits:.0f} bits{helped} of a "
+            "victim's text adapter from distances in an aggregation"
         )
         holder = extra["distances"].get("key_holder")
         if holder:

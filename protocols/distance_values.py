@@ -32,8 +32,8 @@ class NormBoundExceeded(InputError):
 
     def __init__(self, norm: float, norm_bound: float) -> None:
         super().__init__(
-            f"the sketch's norm is above {norm_bound:g}, the public bound (distance_norm_bound); "
-            "clip the update or raise the bound for every client"
+            f"the sketch's norm is above {norm_bound:g}, the public bound on sketches that follows "
+            "from distance_norm_bound; clip the update or raise that bound for every client"
         )
         self.norm = norm
         self.norm_bound = norm_bound

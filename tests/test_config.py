@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pilot_secure.config import SimulationConfig
 from pilot_secure.errors import ConfigError
 from pilot_secure.run_privacy import check_room
+from protocols.parameters import MAX_BOUND, MIN_BOUND
 
 SECURE = {"security": {"secure_agg": True}}
 FILES = {"data": {"scenario": "files"}}
@@ -249,6 +250,16 @@ def test_a_sketch_is_no_longer_than_what_can_be_encrypted() -> None:
     with pytest.raises(ValidationError, match=r"sketch_size[\s\S]*4194304"):
         build({"security": {"sketch_size": 1 << 23}})
     assert build({"security": {"sketch_size": 1 << 22}}).security.sketch_size == 1 << 22
+
+
+@pytest.mark.parametrize("field", ["clip", "distance_norm_bound"])
+def test_bounds_are_those_of_the_protocol(field: str) -> None:
+    """What the configuration lets pass, the parameters of an attempt do not refuse."""
+    for value in (MIN_BOUND, MAX_BOUND):
+        assert getattr(build({"security": {field: value}}).security, field) == value
+    for value in (MIN_BOUND / 10, MAX_BOUND * 10, 0.0, -1.0):
+        with pytest.raises(ValidationError, match=field):
+            build({"security": {field: value}})
 
 
 def test_exact_distances_of_long_adapters_are_refused_before_training() -> None:

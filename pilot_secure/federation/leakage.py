@@ -48,7 +48,8 @@ def run_leakage(
 
     ``aggregations`` holds, for each that was opened, the most exposed client of every vector for
     the server and for coalitions of each size up to c_max, and every view where the cohort is
-    small; ``distances`` the bits a malicious client can extract beside them in ``max_attempts``;
+    small; ``distances`` the bits that c_max malicious clients (one, if c_max is 0) can extract
+    beside them in ``max_attempts``;
     ``close_survivors`` the sums of consecutive aggregations whose contributors are one client
     apart.
 
@@ -81,7 +82,7 @@ def run_leakage(
         leak = distance_leakage(
             parameters.distance_parameter_set,
             len(parameters.cohort),
-            parameters.max_colluders,
+            max(1, parameters.max_colluders),
             max_attempts,
         )
         sections["distances"] = {

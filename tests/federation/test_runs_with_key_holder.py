@@ -19,6 +19,7 @@ from pilot_secure.simulate import main
 from pilot_secure.transcript import chained, read_payload, read_transcript
 from protocols import KEY_HOLDER, MemoryGuard, Roster
 from protocols import frame as protocol_frame
+from protocols.parameter_sets import distance_leakage
 
 HELD = {"security": {"distance_trust": "key_holder"}}
 SLOW = pytest.mark.slow
@@ -84,6 +85,9 @@ def test_the_leakage_report_says_what_the_holder_learned(held_run: FinishedRun) 
     distances = summary.leakage.model_extra["distances"]
     assert distances["key_holder"]["distances"] == 15
     assert distances["key_holder"]["norms"] == 6
+    one = distance_leakage("holder-8192", 6, 1, held_run.config.security.max_attempts)
+    told = distances["malicious_bits_per_victim_and_aggregation"]
+    assert told == one.malicious_bits_per_victim > 0, "one client may cheat though c_max is 0"
     assert any("the key holder learned 15 distances" in line for line in leakage_lines(summary))
 
 
