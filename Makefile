@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: help install simulate test lint typecheck unit test-slow wheel spin fuzz vectors \
-	bench-secure report-check plant clean
+	bench-secure report-check plant ray clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -59,6 +59,15 @@ report-check: install  ## the audit's HTML report in a headless Chromium (instal
 
 plant: install  ## record a run with one rule of the audit broken: RULE=T01 OUT=folder
 	PYTHONPATH=.:tests/audit:tests/protocols $(BIN)/python tests/audit/planting.py $(RULE) $(OUT)
+
+build/ray/.installed: pyproject.toml constraints.txt
+	test -x build/ray/bin/python || $(PYTHON) -m venv build/ray
+	build/ray/bin/python -m pip install -q -c constraints.txt torch
+	build/ray/bin/python -m pip install -q -c constraints.txt -e '.[dev,ray]'
+	touch $@
+
+ray: build/ray/.installed  ## test engine `ray` (installs Ray beside a second copy of everything)
+	OMP_NUM_THREADS=1 build/ray/bin/python -m pytest tests/engines/test_ray.py tests/test_ray_runs.py
 
 vectors: install  ## write the aggregation's test vectors again and verify them independently
 	$(BIN)/python tests/vectors/make_aggregation.py

@@ -310,13 +310,25 @@ class RunConfig(Section):
         description="say what the run would need (parameters, memory, bytes and cryptography of a "
         "round), without weights or data, and do nothing else",
     )
-    engine: Literal["in_process", "processes"] = Field(
+    engine: Literal["in_process", "processes", "ray"] = Field(
         "in_process",
         description="what carries messages: every client in this process, or clients spread over "
-        "`slots` processes",
+        "`slots` processes or Ray actors",
     )
     slots: PositiveInt | Literal["auto"] = Field(
-        "auto", description="processes of engine `processes`; auto: one per core and client"
+        "auto",
+        description="processes of engine `processes`, actors of engine `ray`; auto: one per core "
+        "of this machine and client",
+    )
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
+        "auto",
+        description="share of a GPU that an actor of engine `ray` reserves (0.5 puts two on one); "
+        "auto: all GPUs, shared out evenly",
+    )
+    ray_address: str | None = Field(
+        None,
+        description="address of the Ray cluster to use, whose machines have this working directory "
+        "and what lies in it; default: a Ray of the run's own on this machine",
     )
     phase_timeout_s: Annotated[float, Field(gt=0)] = Field(
         3600.0,

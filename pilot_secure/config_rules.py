@@ -23,6 +23,7 @@ def problems_across_fields(config: SimulationConfig) -> list[str]:
     """Return every problem; none if the configuration can be run."""
     return [
         *_data_problems(config),
+        *_engine_problems(config),
         *_method_problems(config),
         *_cohort_problems(config),
         *_security_problems(config),
@@ -52,6 +53,17 @@ def _data_problems(config: SimulationConfig) -> list[str]:
             "federation.method pilot, whose second stage mixes the adapters of other tasks"
         ]
     return []
+
+
+def _engine_problems(config: SimulationConfig) -> list[str]:
+    """What only Ray can do."""
+    run = config.run
+    asked = {"gpus_per_worker": run.gpus_per_worker, "ray_address": run.ray_address}
+    return [
+        f"run.{name} is {value}: expected run.engine ray with it, it is {run.engine}"
+        for name, value in asked.items()
+        if run.engine != "ray" and value not in (None, "auto")
+    ]
 
 
 def _method_problems(config: SimulationConfig) -> list[str]:

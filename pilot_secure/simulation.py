@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
-from pilot_secure.client_host import ClientHost, Enrolment, HostReport, build_host
+from pilot_secure.client_host import ClientHost, Enrolment, HostReport
 from pilot_secure.config import SimulationConfig
 from pilot_secure.data import ClientData
-from pilot_secure.engines import Engine, InProcessTransport, ProcessesTransport
+from pilot_secure.engine_choice import require_engine, start_engine
+from pilot_secure.engines import Engine
 from pilot_secure.errors import FederationError
 from pilot_secure.federation.checkpoint import memory_of, recall
 from pilot_secure.federation.faults import FaultyTransport
-from pilot_secure.federation.journal import RunJournal, take_note
+from pilot_secure.federation.journal import RunJournal
 from pilot_secure.federation.leakage import PrivacyOfARun, run_leakage
 from pilot_secure.federation.metering import MeteredTransport
 from pilot_secure.federation.recording import RecordedTransport
 from pilot_secure.federation.replay import open_replay
 from pilot_secure.federation.server import FederationServer
-from pilot_secure.libraries import cuda_devices
 from pilot_secure.privacy import Ledger
 from pilot_secure.privacy.planning import NoisePlan
 from pilot_secure.progress import RunProgress
@@ -273,6 +272,7 @@ def prepare(
     was killed.
     Raises: UsageError where parties cannot be built, or do not fit the configuration.
     """
+    require_engine(config)
     state = RunState.take(folder.path)
     data, reports = load_data(config, progress.describe)
     check_drop_outs(config, data)
@@ -360,19 +360,6 @@ def prepare(
 def _done(kept: dict[str, Any] | None) -> float:
     """Expected seconds of the work that a run had done when it was kept."""
     return kept["done"] if kept is not None else 0.0
-
-
-def start_engine(
-    enrolment: Enrolment, data: list[ClientData], journal: RunJournal
-) -> tuple[Engine, ClientHost | None]:
-    """Start the configured engine; the host too where it is in this process."""
-    config = enrolment.config
-    if config.run.engine == "processes":
-        settings = enrolment.split(config.processes)
-        take = partial(take_note, journal)
-        return ProcessesTransport(build_host, settings, take, devices=cuda_devices()), None
-    host = ClientHost(enrolment, data, journal)
-    return InProcessTransport(host), host
 
 
 def common_report(engine: Engine) -> HostReport:

@@ -234,6 +234,15 @@ def test_all_data_in_one_place_is_no_federation() -> None:
     assert problem.startswith("run.engine is processes: expected in_process, or one process")
 
 
+def test_what_only_ray_can_do_needs_ray() -> None:
+    asked = {"gpus_per_worker": 0.5, "ray_address": "head:6379"}
+    assert build({"run": {"engine": "ray", **asked}}).run.gpus_per_worker == 0.5
+    assert problems({"run": {"engine": "processes", **asked}}) == [
+        "run.gpus_per_worker is 0.5: expected run.engine ray with it, it is processes",
+        "run.ray_address is head:6379: expected run.engine ray with it, it is processes",
+    ]
+
+
 def test_neighbours_by_the_gap_fit_any_cohort() -> None:
     auto = {"federation": {"num_neighbours": "auto"}}
     assert build(SECURE, auto).federation.num_neighbours == "auto"

@@ -1,0 +1,29 @@
+"""Clients as Ray actors: the same run as in one process, and what is left when one dies."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from engine_runs import EngineRuns
+
+from pilot_secure.simulate import main
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is an extra: make ray")
+
+
+@needs_ray
+class TestRunsOnRay(EngineRuns):
+    engine = "ray"
+
+
+def test_ray_that_is_missing_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pilot_secure.engines.ray_actors.find_spec", lambda name: None)
+    assert main(["--engine", "ray", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "error: run.engine is ray: expected the package ray to be installed" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
