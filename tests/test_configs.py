@@ -15,8 +15,8 @@ from pilot_secure.simulate import PROGRAM, main
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(file.name for file in (ROOT / "configs").glob("*.yaml"))
-EMBEDDED = [name for name in FILES if not name.startswith(("own-data", "paper-"))]
-PAPER = [name for name in FILES if name.startswith("paper-")]
+EMBEDDED = [name for name in FILES if not name.startswith(("own-data", "llava-"))]
+PAPER = [name for name in FILES if name.startswith("llava-")]
 TINY = [
     *("--samples-per-client", "2", "--test-samples", "1", "--max-new-tokens", "1"),
     *("--lora-rank", "2", "--sketch-size", "64", "--rounds", "1"),

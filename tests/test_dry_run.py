@@ -17,7 +17,7 @@ from pilot_secure.dry_run import aggregation_cost, memory_bytes
 from pilot_secure.federation.parameter_counts import count_parameters
 from pilot_secure.models.shapes import meta_llava
 
-PAPER = Path(__file__).parents[1] / "configs" / "paper-visual-understanding.yaml"
+PAPER = Path(__file__).parents[1] / "configs" / "llava-1.5-7b-visual-understanding.yaml"
 
 
 def paper(**model: object) -> SimulationConfig:

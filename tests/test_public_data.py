@@ -108,7 +108,7 @@ def test_all_five_formats_run(
     assert "agrees with summary.json in all 15 scores" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["paper-visual-understanding", "paper-general-vqa"])
+@pytest.mark.parametrize("name", ["llava-1.5-7b-visual-understanding", "llava-1.5-7b-general-vqa"])
 def test_the_paper_scenarios_run_on_the_fixtures(
     name: str, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -120,7 +120,7 @@ def test_the_paper_scenarios_run_on_the_fixtures(
     ]
     assert summary.image_overlaps == ()
     assert any("samples about images of test sets dropped" in n for n in summary.notes) == (
-        name == "paper-visual-understanding"
+        name == "llava-1.5-7b-visual-understanding"
     )
 
 

@@ -62,7 +62,10 @@ PRESETS = {
         tuned="embedded",
     ),
     "paper": Preset(
-        files={VISUAL: "paper-visual-understanding.yaml", GENERAL: "paper-general-vqa.yaml"},
+        files={
+            VISUAL: "llava-1.5-7b-visual-understanding.yaml",
+            GENERAL: "llava-1.5-7b-general-vqa.yaml",
+        },
         settings=_FAST,
         tuned="paper",
         shapes="llava-1.5-7b",
