@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -32,23 +32,34 @@ from pilot_secure.models import (
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE, CONNECTOR_FACTOR = 3, 8, 6e-3, 0.3
 
+Part = Literal["connector", "LoRA"]
+
 
 class Bench:
-    """One base model, trained afresh for every measurement."""
+    """One base model, trained afresh for every measurement.
 
-    def __init__(self, base: str) -> None:
+    ``connector`` is the base model's own and can be replaced by another.
+    """
+
+    def __init__(self, base: str, connector_factor: float = CONNECTOR_FACTOR) -> None:
         model, self.processor = load_base(base)
         self.connector = base_connector(model)
+        self.connector_factor = connector_factor
         self.model = attach_text_adapter(model, rank=8, alpha=16, dropout=0.0, seed=0)
         self.start = text_adapter_state(self.model)
         self.cache = FeatureCache(self.model, self.processor)
 
-    def score_after(self, client: ClientData, teachers: list[ClientData]) -> float:
-        """Train on the teachers' samples (none: not at all), score on the client's test set."""
+    def score_after(
+        self,
+        client: ClientData,
+        teachers: list[ClientData],
+        parts: tuple[Part, ...] = ("connector", "LoRA"),
+    ) -> float:
+        """Train parts on the teachers' samples (none: not at all), score on the client's test."""
         load_text_adapter_state(self.model, self.start)
         connector = SingleConnector(self.connector)
         if teachers:
-            self._train(connector, teachers)
+            self._train(connector, teachers, parts)
         answers = generate_answers(
             self.model,
             self.processor,
@@ -59,16 +70,24 @@ class Bench:
         )
         return score(client.metric, answers, client.test).value
 
-    def _train(self, connector: Any, teachers: list[ClientData]) -> None:
+    def _train(self, connector: Any, teachers: list[ClientData], parts: tuple[Part, ...]) -> None:
         features = torch.cat([self.cache.features(client.train)[:] for client in teachers])
         tokenizer, samples = self.processor.tokenizer, []
         for client in teachers:
             asked, said = client.train["instruction"], client.train["answer"]
             samples += encode_samples(tokenizer, asked, said, features.shape[1])
-        text = list(text_adapter_parameters(self.model).values())
-        visual = list(connector.train_own_parts().values())
-        rates = ({"params": text}, {"params": visual, "lr": CONNECTOR_FACTOR * LEARNING_RATE})
-        optimiser = torch.optim.AdamW(rates, LEARNING_RATE, weight_decay=0.0)
+        trained = {
+            "LoRA": list(text_adapter_parameters(self.model).values()),
+            "connector": list(connector.train_own_parts().values()),
+        }
+        for part, parameters in trained.items():
+            for parameter in parameters:
+                parameter.requires_grad_(part in parts)
+        rates = {"LoRA": LEARNING_RATE, "connector": self.connector_factor * LEARNING_RATE}
+        optimiser = torch.optim.AdamW(
+            [{"params": trained[part], "lr": rates[part]} for part in parts], weight_decay=0.0
+        )
+        every = [parameter for part in parts for parameter in trained[part]]
         steps = EPOCHS * math.ceil(len(samples) / BATCH_SIZE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         generator = torch.Generator().manual_seed(0)
@@ -79,7 +98,7 @@ class Bench:
                 loss = answer_losses(self.model, batch, connector(features[rows])).mean()
                 optimiser.zero_grad()
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_([*text, *visual], 1.0)
+                torch.nn.utils.clip_grad_norm_(every, 1.0)
                 optimiser.step()
                 schedule.step()
 

@@ -79,7 +79,7 @@ class ClientFilesConfig(Section):
 class DataConfig(Section):
     """Data."""
 
-    scenario: Literal["visual-understanding", "general-vqa", "files"] = Field(
+    scenario: Literal["visual-understanding", "general-vqa", "visual-shift", "files"] = Field(
         "visual-understanding",
         description="embedded scenario, or `files` for the user's own data given under `clients`",
     )

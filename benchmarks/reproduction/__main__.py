@@ -6,7 +6,7 @@ Between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` in the page goes what NAM
 folders says (the last one that has it; NAME.md as it is, where a benchmark writes its own page).
 A section without a file is left as it is and named. Everything else in the page is written by
 hand. Files: table-1.json to table-6.json (benchmarks.tables), heterogeneity.md
-(benchmarks.heterogeneity), visual-side.md (benchmarks.visual_side), averaging.json
+(benchmarks.heterogeneity), visual-shift.md (benchmarks.visual_shift), averaging.json
 (benchmarks.averaging), speed.json (benchmarks.feature_cache), step-cost.json
 (benchmarks.step_cost), each of the last three with ``--json FILE``.
 """

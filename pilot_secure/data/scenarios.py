@@ -2,7 +2,8 @@
 
 ``visual-understanding`` is question answering, captioning and grounding (GQA, COCO captions and
 RefCOCO in small); ``general-vqa`` is question answering, multiple choice with a hint and reading
-book covers (GQA, ScienceQA and OCR-VQA in small).
+book covers (GQA, ScienceQA and OCR-VQA in small). ``visual-shift`` is the first with answers worded
+as a base model words them by itself, so that all that is new to it is seen.
 
 What makes clients differ, each with a strength in 0..1, where 0 takes it away:
 
@@ -20,7 +21,7 @@ is more pixel noise. A split is a function of (scenario, seed, client, strengths
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets import Dataset
 
@@ -43,6 +44,7 @@ from pilot_secure.data.scenes import (
 from pilot_secure.data.schema import COLUMNS, ClientData, client_name
 from pilot_secure.data.tasks import (
     COVER_KINDS,
+    DEFAULT_CONVENTION,
     QUESTION_KINDS,
     Convention,
     Exchange,
@@ -109,6 +111,9 @@ SCENARIOS: dict[str, tuple[Task, ...]] = {
         ),
     ),
 }
+SCENARIOS["visual-shift"] = tuple(
+    replace(task, convention=DEFAULT_CONVENTION) for task in SCENARIOS["visual-understanding"]
+)
 
 
 @dataclass(frozen=True)

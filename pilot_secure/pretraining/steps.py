@@ -73,6 +73,24 @@ def random_cameras(count: int, generator: torch.Generator) -> tuple[Tensor, Tens
     return chosen * matrix + (1 - chosen) * identity, offset * used[:, None]
 
 
+def photographs(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Images uint8 [B, H, W, 3] under random cameras, with noise.
+
+    Returns the pixel values [B, 3, H, W] of the processor's scale, and the cameras.
+    """
+    x = images.permute(0, 3, 1, 2).float() / 255
+    matrix, offset = random_cameras(len(x), generator)
+    x = torch.einsum("bij,bjhw->bihw", matrix, x) + offset[:, :, None, None]
+    noise = torch.rand(len(x), 1, 1, 1, generator=generator) * 16 / 255
+    return normalised(x + noise * torch.randn(x.shape, generator=generator)), matrix, offset
+
+
+def apparent_colours(colours: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
+    """What colours uint8 [B, P, 3] look like to a camera, in 0..1."""
+    seen = torch.einsum("bij,bpj->bpi", matrix, colours.float() / 255)
+    return (seen + offset[:, None]).clamp(0, 1)
+
+
 def train_tower(
     model: LlavaForConditionalGeneration,
     pool: Pool,
@@ -92,11 +110,7 @@ def train_tower(
     images = torch.from_numpy(pool.images)
 
     def loss_of(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, str]:
-        x = images[rows].permute(0, 3, 1, 2).float() / 255
-        matrix, offset = random_cameras(len(rows), generator)
-        x = torch.einsum("bij,bjhw->bihw", matrix, x) + offset[:, :, None, None]
-        noise = torch.rand(len(rows), 1, 1, 1, generator=generator) * 16 / 255
-        x = normalised(x + noise * torch.randn(x.shape, generator=generator))
+        x, matrix, offset = photographs(images[rows], generator)
         with torch.autocast("cpu", torch.bfloat16):
             seen = probe(tower(x).last_hidden_state[:, 1:])
         return _dense_loss(seen.float(), pool, rows, matrix, offset)
@@ -113,8 +127,7 @@ def _dense_loss(
     index = rows.numpy()
     classes = torch.from_numpy(pool.classes[index].astype(np.int64))
     boxes = torch.from_numpy(pool.boxes[index].astype(np.float32))
-    colours = torch.from_numpy(pool.colours[index].astype(np.float32)) / 255
-    apparent = (torch.einsum("bij,bpj->bpi", matrix, colours) + offset[:, None]).clamp(0, 1)
+    apparent = apparent_colours(torch.from_numpy(pool.colours[index]), matrix, offset)
     there = classes > 0
     kind = F.cross_entropy(seen[..., :PATCH_CLASSES].flatten(0, 1), classes.flatten())
     place = (seen[..., PATCH_CLASSES:-3] - boxes).abs()[there].mean()

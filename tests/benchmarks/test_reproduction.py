@@ -100,4 +100,4 @@ def test_small_sections() -> None:
 
 def test_every_place_of_the_page_can_be_filled() -> None:
     places = {place["name"] for place in page._PLACE.finditer(page.PAGE.read_text())}
-    assert places >= set(SECTIONS) and places - set(SECTIONS) <= {"heterogeneity", "visual-side"}
+    assert places >= set(SECTIONS) and places - set(SECTIONS) <= {"heterogeneity", "visual-shift"}
