@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: help install simulate test lint typecheck unit test-slow wheel spin fuzz vectors \
-	bench-secure report-check plant ray clean
+	bench-secure report-check plant ray flower flower-simulation test-flower clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -73,11 +73,25 @@ vectors: install  ## write the aggregation's test vectors again and verify them 
 	$(BIN)/python tests/vectors/make_aggregation.py
 	$(BIN)/python tests/vectors/verify_aggregation.py
 
-build/flower/bin/python:
-	$(PYTHON) -m venv build/flower
-	build/flower/bin/python -m pip install -q flwr -r requirements-protocols.txt
+# Flower needs older versions of rich, typer and pycryptodome: an environment of its own
+FLOWER := build/flower/bin/python
+build/flower/.installed: pyproject.toml constraints-flower.txt
+	test -x $(FLOWER) || $(PYTHON) -m venv build/flower
+	$(FLOWER) -m pip install -q -U -c constraints-flower.txt pip
+	$(FLOWER) -m pip install -q -c constraints-flower.txt torch
+	$(FLOWER) -m pip install -q -c constraints-flower.txt pytest -e '.[flower]'
+	touch $@
 
-bench-secure: install build/flower/bin/python  ## measure secure aggregation (20 minutes, one core)
+flower: build/flower/.installed  ## nine clients by Flower: a SuperLink and nine SuperNodes here
+	$(FLOWER) -m pilot_secure.simulate --engine flower --secure-agg $(ARGS)
+
+flower-simulation: build/flower/.installed  ## the same by `flwr run` on Flower's simulation engine
+	$(FLOWER) -m pilot_secure.flower.simulated --secure-agg $(ARGS)
+
+test-flower: build/flower/.installed  ## tiny runs by both engines of Flower, and a SuperNode killed
+	OMP_NUM_THREADS=1 $(FLOWER) -m pytest tests/flower tests/engines/test_flower.py
+
+bench-secure: install build/flower/.installed  ## measure secure aggregation (20 minutes, one core)
 	OMP_NUM_THREADS=1 PYTHONPATH=. build/flower/bin/python benchmarks/masking_against_flower.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/price_of_protection.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large_vector.py

@@ -310,10 +310,10 @@ class RunConfig(Section):
         description="say what the run would need (parameters, memory, bytes and cryptography of a "
         "round), without weights or data, and do nothing else",
     )
-    engine: Literal["in_process", "processes", "ray"] = Field(
+    engine: Literal["in_process", "processes", "ray", "flower"] = Field(
         "in_process",
-        description="what carries messages: every client in this process, or clients spread over "
-        "`slots` processes or Ray actors",
+        description="what carries messages: every client in this process, clients spread over "
+        "`slots` processes or Ray actors, or Flower with a SuperNode for each (docs/flower.md)",
     )
     slots: PositiveInt | Literal["auto"] = Field(
         "auto",
@@ -333,6 +333,11 @@ class RunConfig(Section):
     phase_timeout_s: Annotated[float, Field(gt=0)] = Field(
         3600.0,
         description="seconds after which a client that has not answered a phase has dropped out",
+    )
+    report_metrics: bool = Field(
+        False,
+        description="let clients of engine `flower` send losses and scores to the server; "
+        "otherwise these stay with them",
     )
 
 
@@ -394,6 +399,8 @@ class SimulationConfig(Section):
         """Processes that clients are spread over."""
         if self.run.engine == "in_process":
             return 1
+        if self.run.engine == "flower":
+            return self.num_clients
         cores = os.cpu_count() or 1
         return min(self.num_clients, cores if self.run.slots == "auto" else self.run.slots)
 

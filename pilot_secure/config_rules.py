@@ -25,6 +25,7 @@ def problems_across_fields(config: SimulationConfig) -> list[str]:
         *_data_problems(config),
         *_engine_problems(config),
         *_method_problems(config),
+        *_flower_problems(config),
         *_cohort_problems(config),
         *_security_problems(config),
         *privacy_problems(config),
@@ -85,6 +86,24 @@ def _method_problems(config: SimulationConfig) -> list[str]:
         problems.append(
             f"run.engine is {config.run.engine}: expected in_process, or one process, for "
             "federation.method centralized, whose data are in one place"
+        )
+    return problems
+
+
+def _flower_problems(config: SimulationConfig) -> list[str]:
+    """What cannot be asked for where every client has a node of its own."""
+    if config.run.engine != "flower":
+        return []
+    problems = []
+    if config.security.insecure_escrow:
+        problems.append(
+            "security.insecure_escrow is on: expected another run.engine than flower, whose "
+            "parties give nobody their secrets"
+        )
+    if config.has_key_holder:
+        problems.append(
+            "security.distance_trust is key_holder: expected peer for run.engine flower, where "
+            "only clients have nodes"
         )
     return problems
 

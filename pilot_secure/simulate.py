@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -20,6 +21,9 @@ from pilot_secure.errors import ConfigError, FederationError, RunFolderError
 from pilot_secure.libraries import quieten_libraries
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.summary import StartOfRun
+
+if TYPE_CHECKING:
+    from pilot_secure.simulation import FarEnd
 
 PROGRAM = "python -m pilot_secure.simulate"
 DESCRIPTION = (
@@ -53,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = RunFolder.create(config.run.out, config.run_name)
     _announce(console, config, folder)
     try:
-        simulate(config, folder, console, command=command, started=started)
+        carry_out(config, folder, console, command=command, started=started)
     finally:
         if not was_there:
             with contextlib.suppress(OSError):  # a run that was refused before it wrote anything
@@ -84,7 +88,7 @@ def go_on_with(asked: SimulationConfig, path: Path, console: Console, started: S
         )
     console.print(f"going on with {path}", highlight=False, soft_wrap=True)
     _announce(console, run.config, run.folder)
-    simulate(run.config, run.folder, console, command=None, started=started)
+    carry_out(run.config, run.folder, console, command=None, started=started)
 
 
 def _announce(console: Console, config: SimulationConfig, folder: RunFolder) -> None:
@@ -133,6 +137,25 @@ def _mode(config: SimulationConfig) -> str:
     return f"{mode}, neighbours {visible}, encrypted distances ({sketch}) opened by {opened}"
 
 
+def carry_out(
+    config: SimulationConfig,
+    folder: RunFolder,
+    console: Console,
+    *,
+    command: str | None,
+    started: StartOfRun,
+) -> None:
+    """Run a configuration here, or by a Flower deployment on this machine."""
+    if config.run.engine != "flower":
+        simulate(config, folder, console, command=command, started=started)
+        return
+    from pilot_secure.flower.loopback import run_on_loopback
+    from pilot_secure.reporting import print_report, report_console
+
+    run_on_loopback(config, folder, console, resume=command is None)
+    print_report(report_console(), folder.read_summary(), folder.path)
+
+
 def simulate(
     config: SimulationConfig,
     folder: RunFolder,
@@ -140,12 +163,13 @@ def simulate(
     *,
     command: str | None,
     started: StartOfRun | None = None,
+    far_end: FarEnd | None = None,
 ) -> None:
     """Run a configuration into an empty run folder and print its tables.
 
     ``command`` is written beside the resolved configuration; without one, the folder's own run
     goes on. A new folder stays empty until every client is built. The run's wall time counts from
-    ``started`` (default: from here).
+    ``started`` (default: from here). ``far_end`` is where clients live that are there already.
     """
     started = started or StartOfRun()
     from pilot_secure.progress import RunProgress
@@ -155,7 +179,10 @@ def simulate(
     quieten_libraries()
     with RunProgress(console) as progress:
         progress.describe("loading data and model")
-        simulation = prepare(config, folder, progress, started=started, go_on=command is None)
+        go_on = command is None
+        simulation = prepare(
+            config, folder, progress, started=started, go_on=go_on, far_end=far_end
+        )
         if command is not None:
             folder.write_config(config, command=command)
         try:

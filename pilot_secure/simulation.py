@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from pilot_secure.client_host import ClientHost, Enrolment, HostReport
 from pilot_secure.config import SimulationConfig
@@ -54,7 +55,19 @@ from pilot_secure.summary import (
     task_summaries,
 )
 from pilot_secure.transcript import TranscriptWriter
-from protocols import AggregationReport
+from protocols import AggregationReport, Identity
+
+
+class FarEnd(Protocol):
+    """Clients that somebody else has started, each with a folder of its own."""
+
+    def enrolment(self, config: SimulationConfig, folder: Path) -> tuple[Identity, Enrolment]:
+        """Return the server's identity, and what all parties agreed on before the run."""
+        ...
+
+    def start(self, server: Identity, enrolment: Enrolment, journal: RunJournal) -> Engine:
+        """Call the clients to the run."""
+        ...
 
 
 @dataclass
@@ -264,12 +277,13 @@ def prepare(
     *,
     started: StartOfRun | None = None,
     go_on: bool = False,
+    far_end: FarEnd | None = None,
 ) -> Simulation:
     """Build every party of the run, whose time counts from ``started`` (default: from here).
 
     Nothing is written before every client is built. The engine's processes run from here on:
     :meth:`Simulation.run` ends them. With ``go_on``, the run of this folder goes on from where it
-    was killed.
+    was killed. With a ``far_end``, clients live there, and this process is the server alone.
     Raises: UsageError where parties cannot be built, or do not fit the configuration.
     """
     require_engine(config)
@@ -278,6 +292,8 @@ def prepare(
     check_drop_outs(config, data)
     if go_on:
         server_identity, enrolment = Enrolment.again(state.enrolment(), config, folder.path, data)
+    elif far_end is not None:
+        server_identity, enrolment = far_end.enrolment(config, folder.path)
     else:
         server_identity, enrolment = Enrolment.open(
             config, folder.path, data, max_samples(config, data)
@@ -292,7 +308,10 @@ def prepare(
     if kept is not None:
         recall(journal, kept["journal"])
     noise = noise_of_a_run(config, data, method)
-    engine, host = start_engine(replace(enrolment, noise=noise), data, journal)
+    if far_end is None:
+        engine, host = start_engine(replace(enrolment, noise=noise), data, journal)
+    else:
+        engine, host = far_end.start(server_identity, enrolment, journal), None
     try:
         report = common_report(engine)
         check_room(config, noise, report.vector_lengths)

@@ -277,3 +277,12 @@ def test_exact_distances_of_long_adapters_are_refused_before_training() -> None:
     with pytest.raises(ConfigError, match=r"sketch_size is null.*4194305 numbers.*4194304"):
         check_room(exact, None, {"text_adapter": (1 << 22) + 1})
     check_room(build(SECURE), None, {"text_adapter": 1 << 30})
+
+
+def test_parties_with_nodes_of_their_own_give_nobody_their_secrets() -> None:
+    flower = {"run": {"engine": "flower"}, "security": {"secure_agg": True}}
+    assert build(flower).processes == 9
+    (escrow,) = problems(flower, {"security": {"insecure_escrow": True}})
+    assert escrow.startswith("security.insecure_escrow is on: expected another run.engine")
+    (holder,) = problems(flower, {"security": {"distance_trust": "key_holder"}})
+    assert holder.startswith("security.distance_trust is key_holder: expected peer for run.engine")

@@ -126,6 +126,15 @@ print(len(notes) > 0, "torch" in sys.modules)
     assert (noted, torch) == ("True", "False")
 
 
+def test_a_party_with_a_process_for_each_message_loads_model_libraries_for_training_alone() -> None:
+    code = """
+import pilot_secure.flower.party
+import pilot_secure.flower.terms  # at its enrolment
+print(sorted(name for name in ("torch", "flwr", "datasets") if name in sys.modules))
+"""
+    assert run(code) == "[]\n"
+
+
 def test_a_ledger_is_recomputed_without_model_libraries() -> None:
     code = """
 from pilot_secure.privacy import ClientLedger, DpSgd, Ledger, recompute

@@ -225,6 +225,11 @@ class FederationClient:
             participant.result = None
         return reply
 
+    @property
+    def trained_at(self) -> tuple[int, int] | None:
+        """Round and stage of the last training; None before any."""
+        return None if self._place is None else (self._place.round, self._place.stage)
+
     def brief(self, attempt: int = 0) -> Briefing:
         """Return what an attempt of the aggregation after the last training starts from.
 

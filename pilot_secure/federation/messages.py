@@ -75,6 +75,16 @@ class Convene(FederationMessage):
     cohort: tuple[Name, ...] = Field(min_length=1, max_length=4096)
 
 
+class Enrol(FederationMessage):
+    """The server calls the parties together, who live where it does not; to all of them alike.
+
+    ``agreed`` is the hash of configuration, roster and terms, which each party has of its own.
+    """
+
+    kind: Literal["enrol"] = "enrol"
+    agreed: Annotated[bytes, Field(min_length=32, max_length=32)]
+
+
 class Done(FederationMessage):
     """A party has done what it was asked for."""
 
@@ -134,6 +144,7 @@ AnyFederationMessage = Annotated[
     TrainRequest
     | EvaluateRequest
     | Convene
+    | Enrol
     | Done
     | Refusal
     | ClearCall
@@ -174,6 +185,17 @@ def open_frame(frame: bytes, roster: Roster, sender: str, run_id: str) -> AnyFed
             f"in run {run_id}"
         )
     return message
+
+
+def run_of(frame: bytes) -> str:
+    """Return the run that a frame says it belongs to, which nobody has verified yet.
+
+    Raises: FederationMessageError if it says nothing of the kind.
+    """
+    try:
+        return str(ADAPTER.validate_python(decode(frame[SIGNATURE_BYTES:])).run_id)
+    except (CodecError, ValidationError) as error:
+        raise FederationMessageError(f"a frame of no run: {str(error).splitlines()[0]}") from None
 
 
 def vector_bytes(vector: np.ndarray) -> bytes:

@@ -71,7 +71,7 @@ class Participant:
         escrow: bytes | None = None,
     ) -> None:
         self._identity, self._roster, self._guard = identity, roster, guard
-        self._journal, self._max_attempts, self._escrow = journal, max_attempts, escrow
+        self._journal, self.max_attempts, self._escrow = journal, max_attempts, escrow
         self.machine: AggregationClient | None = None
         self.parameters: AggregationParameters | None = None
         self.result: AggregationResult | None = None
@@ -105,7 +105,7 @@ class Participant:
             self._entropy(briefing.parameters),
             roster=self._roster,
             guard=self._guard,
-            max_answers=self._max_attempts,
+            max_answers=self.max_attempts,
         )
 
     def _entropy(self, parameters: AggregationParameters) -> Entropy:
