@@ -339,6 +339,28 @@ class RunConfig(Section):
         description="let clients of engine `flower` send losses and scores to the server; "
         "otherwise these stay with them",
     )
+    tracker: (
+        Literal[
+            "aim",
+            "clearml",
+            "comet_ml",
+            "dvclive",
+            "mlflow",
+            "swanlab",
+            "tensorboard",
+            "trackio",
+            "wandb",
+        ]
+        | None
+    ) = Field(
+        None,
+        description="tracker, by accelerate, of every client's losses and scores; one that writes "
+        "files has them in the run folder, others may take them off this machine (default: none)",
+    )
+    event_log: Path | None = Field(
+        None,
+        description="file to append a JSON line to for each event, or /dev/stderr (default: none)",
+    )
 
 
 class SimulationConfig(Section):

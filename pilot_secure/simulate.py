@@ -186,7 +186,7 @@ def simulate(
         if command is not None:
             folder.write_config(config, command=command)
         try:
-            with folder.recording(simulation.summary):
+            with simulation.onlookers, folder.recording(simulation.summary):
                 simulation.run()
         except (KeyboardInterrupt, FederationError):
             console.print(f"to go on: {PROGRAM} --resume {folder.path}", soft_wrap=True)

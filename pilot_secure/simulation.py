@@ -21,6 +21,7 @@ from pilot_secure.federation.metering import MeteredTransport
 from pilot_secure.federation.recording import RecordedTransport
 from pilot_secure.federation.replay import open_replay
 from pilot_secure.federation.server import FederationServer
+from pilot_secure.onlookers import Onlookers
 from pilot_secure.privacy import Ledger
 from pilot_secure.privacy.planning import NoisePlan
 from pilot_secure.progress import RunProgress
@@ -93,6 +94,7 @@ class Simulation:
     noise: NoisePlan | None
     progress: RunProgress
     state: RunState
+    onlookers: Onlookers
     done_before: float = 0.0
     hosts_memory_bytes: int = 0
 
@@ -287,6 +289,8 @@ def prepare(
     Raises: UsageError where parties cannot be built, or do not fit the configuration.
     """
     require_engine(config)
+    started = started or StartOfRun()
+    onlookers = Onlookers(config, folder.path, started)
     state = RunState.take(folder.path)
     data, reports = load_data(config, progress.describe)
     check_drop_outs(config, data)
@@ -304,7 +308,7 @@ def prepare(
     replay = open_replay(config, data, method)
     expected = expected_seconds(config, data, method) / config.processes
     progress.expect(expected - _done(kept))
-    journal = RunJournal(folder, progress)
+    journal = RunJournal(folder, progress, onlookers.take)
     if kept is not None:
         recall(journal, kept["journal"])
     noise = noise_of_a_run(config, data, method)
@@ -337,7 +341,12 @@ def prepare(
             keep_payloads=config.security.keep_payloads,
             go_on_from=(kept["transcript"] if kept is not None else 0) if go_on else None,
         )
-        transport = MeteredTransport(RecordedTransport(faults, transcript))
+        transport = MeteredTransport(RecordedTransport(onlookers.carry(faults), transcript))
+
+        def attempt_ended(attempt: AggregationReport) -> None:
+            transcript.sign_head(server_identity)
+            onlookers.take_attempt(attempt)
+
         server = FederationServer(
             server_identity,
             enrolment.agreement(report.vector_lengths),
@@ -346,7 +355,7 @@ def prepare(
             announce=progress.describe,
             aggregated=journal.write_selections,
             attempt_begins=transcript.keep_parameters,
-            attempt_ended=lambda: transcript.sign_head(server_identity),
+            attempt_ended=attempt_ended,
             keep=lambda: simulation.keep(same),
         )
     except BaseException:
@@ -364,11 +373,12 @@ def prepare(
         faults,
         transcript,
         reports,
-        started or StartOfRun(),
+        started,
         report.base_sha256,
         noise,
         progress,
         state,
+        onlookers,
         _done(kept),
     )
     if kept is not None:

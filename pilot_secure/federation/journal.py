@@ -154,13 +154,19 @@ class RunJournal:
     without its vectors, ``contributions`` what it put into the sums of that aggregation's last
     attempt, ``changed`` by (round, stage) each client's neighbours that exact distances would not
     have chosen (:mod:`exact_selection`), ``releases`` each client's in order. In the folder of a
-    run that was killed, what its history holds already is not entered twice.
+    run that was killed, what its history holds already is not entered twice. ``entered`` is shown
+    every loss, score and selection that is.
     """
 
     remembered: ClassVar[tuple[str, ...]] = ("scores", "unparsed", "results", "changed")
 
-    def __init__(self, folder: RunFolder, progress: RunProgress) -> None:
-        self._folder, self._progress = folder, progress
+    def __init__(
+        self,
+        folder: RunFolder,
+        progress: RunProgress,
+        entered: Callable[[HistoryRecord], None] = lambda record: None,
+    ) -> None:
+        self._folder, self._progress, self._on_entry = folder, progress, entered
         history = list(folder.history_so_far())
         self._entered = {_place_of(record) for record in history}
         self.scores: dict[str, dict[Moment, float]] = {}
@@ -235,6 +241,7 @@ class RunJournal:
     def _enter(self, record: HistoryRecord) -> None:
         if _place_of(record) not in self._entered:
             self._folder.append_history(record)
+            self._on_entry(record)
 
     def released(self, client: str, release: Release) -> None:
         """Write a release, once: its draw of noise tells it from all others."""

@@ -93,7 +93,7 @@ class FederationServer:
         announce: Callable[[str], None] = lambda what: None,
         aggregated: Callable[[int, int], None] = lambda round_number, stage: None,
         attempt_begins: Callable[[AggregationParameters], None] = lambda parameters: None,
-        attempt_ended: Callable[[], object] = lambda: None,
+        attempt_ended: Callable[[AggregationReport], object] = lambda report: None,
         keep: Callable[[], None] = lambda: None,
     ) -> None:
         self.identity = identity
@@ -307,7 +307,7 @@ class FederationServer:
             with self._transport.timed(phase.name):
                 machine.receive(present)
         position.machine = None
-        self._attempt_ended()
+        self._attempt_ended(machine.report)
         return machine.report
 
     def _new_machine(
