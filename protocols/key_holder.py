@@ -194,9 +194,10 @@ class DistanceServer:
         """Refuse an upload that could not be evaluated.
 
         Raises:
-            BadDistance: naming ``sender``; the upload is not canonical, or under other keys.
+            BadDistance: naming ``sender``; the upload is not canonical, under other keys, or has no
+                encrypted norm.
         """
-        self._load(upload, sender)
+        self._norm(self._load(upload, sender), sender)
 
     def evaluate(
         self, uploads: Mapping[str, bytes], pairs: Collection[Pair] | None = None
@@ -209,7 +210,8 @@ class DistanceServer:
         byte for byte.
 
         Raises:
-            BadDistance: naming the client whose upload is not canonical.
+            BadDistance: naming the client whose upload :meth:`check` would refuse.
+            AttemptAborted: two uploads that have no encrypted distance, such as equal ones.
         """
         return dict(self.each(uploads, pairs))
 
@@ -217,7 +219,7 @@ class DistanceServer:
         """The closing hash of every pair's encrypted distance, without keeping any of them.
 
         Raises:
-            BadDistance: as in :meth:`evaluate`.
+            BadDistance, AttemptAborted: as in :meth:`evaluate`.
         """
         return {pair: closing_hash(result) for pair, result in self.each(uploads)}
 
@@ -229,10 +231,16 @@ class DistanceServer:
         names = uploads.keys() if pairs is None else {name for pair in wanted for name in pair}
         ring, keys = self._ring, self._keys
         loaded = {name: self._load(uploads[name], name) for name in sorted(names)}
-        norms = {name: conjugate_product(ring, chunks, chunks) for name, chunks in loaded.items()}
+        norms = {name: self._norm(chunks, name) for name, chunks in loaded.items()}
         for a, b in wanted:
-            product = conjugate_product(ring, loaded[a], loaded[b])
-            total = squared_distance(ring, norms[a], norms[b], product, keys.switching)
+            try:
+                product = conjugate_product(ring, loaded[a], loaded[b])
+                total = squared_distance(ring, norms[a], norms[b], product, keys.switching)
+            except CkksError as error:
+                raise AttemptAborted(
+                    f"{PHASE}: the uploads of {a} and {b} have no encrypted distance, and whose is "
+                    f"at fault cannot be told ({error})"
+                ) from error
             inputs = closing_hash(uploads[a]) + closing_hash(uploads[b])
             yield (a, b), self._result(total, inputs)
 
@@ -244,6 +252,16 @@ class DistanceServer:
         return close_frame(
             header(Kind.HOLDER_RESULT, self._parameters, self._length), inputs + body
         )
+
+    def _norm(self, chunks: list[Prepared], sender: str) -> tuple[Any, Any]:
+        """A client's encrypted squared norm, in the two parts of a conjugate product.
+
+        SEAL refuses products that are visibly zero, which no honest upload has.
+        """
+        try:
+            return conjugate_product(self._ring, chunks, chunks)
+        except CkksError as error:
+            raise BadDistance(sender, PHASE, str(error)) from error
 
     def _load(self, upload: bytes, sender: str) -> list[Prepared]:
         """A client's ciphertexts and their conjugates."""

@@ -81,6 +81,7 @@ class BlindedUploading(Phase):
         self._dealt = {box.party: box for box in setup.shares[self.dealer].boxes}
         self._frames: dict[str, bytes] = {}
         self._uploads: dict[str, BlindedUpload] = {}
+        self._seen: set[bytes] = set()
 
     def request(self, client: str) -> BlindedCall:
         """Return the holder's keys and the dealer's share box for this client."""
@@ -98,7 +99,10 @@ class BlindedUploading(Phase):
         upload = expect(message, BlindedUpload, self.session, SERVER, self.name)
         if len(upload.upload) != distance_upload_bytes(self.context.parameters):
             raise BadDistance(client, self.name, f"an upload of {len(upload.upload)} bytes")
+        if upload.upload in self._seen:
+            raise BadDistance(client, self.name, "the upload of another client")
         self._holder.distances.check(upload.upload, client)
+        self._seen.add(upload.upload)
         self._frames[client], self._uploads[client] = frame, upload
 
     def survivors(self) -> tuple[str, ...]:

@@ -213,6 +213,22 @@ def test_averaging_repeated_queries() -> None:
         victim.reply(upload)
 
 
+@pytest.mark.parametrize("queries", [1, 64])
+def test_a_query_for_every_coordinate(queries: int) -> None:
+    """An upload for each coordinate reads the vector; one upload a pair, one coordinate of it.
+
+    Who relays a second upload of one peer is refused: see ``test_distance_phase_attacks.py``.
+    """
+    victim_vector, guess = _vector(1, 64), np.zeros(64)
+    victim, spikes = _party(victim_vector), np.eye(64)
+    for place in range(queries):
+        attacker = _party(spikes[place])
+        squared = attacker.open(victim.reply(attacker.upload()))
+        guess[place] = (1 + float(victim_vector @ victim_vector) - squared) / 2
+    found = _correlation(guess, victim_vector)
+    assert found > 0.999 if queries == 64 else found < 4 / np.sqrt(64)
+
+
 def test_a_malicious_upload_reads_one_functional_to_the_stated_bits() -> None:
     """The leakage bound is what an attacker that ignores the norm bound gets, and no more.
 

@@ -183,6 +183,23 @@ def test_the_same_bytes_from_two_clients_are_the_servers_fault(monkeypatch) -> N
     assert federation.errors[VICTIM].party == SERVER
 
 
+def test_a_second_upload_of_one_peer_is_not_answered(monkeypatch) -> None:
+    """With client-01's help the server asks the victim twice: another upload, properly signed."""
+    federation = pilot(monkeypatch)
+
+    def twice(message):
+        first = next(f for f in message.uploads if decode(f[64:])["sender"] == "client-01")
+        upload = read(federation, "client-01", first).upload
+        other = (np.frombuffer(upload) + 1.0).tobytes()
+        second = client_says(federation, "client-01", first, upload=other)
+        return {"uploads": (*message.uploads, second)}
+
+    federation.run(on_request=cheat_at(federation, "distance_reply", VICTIM, twice))
+    assert isinstance(federation.errors[VICTIM], BadPlan)
+    assert "repeated" in str(federation.errors[VICTIM])
+    assert VICTIM not in federation.server.report.survivors["distance_reply"]
+
+
 @pytest.mark.parametrize("kind", ["a residue above its prime", "the upload of another"])
 def test_an_upload_that_no_peer_could_answer_costs_its_sender_alone(kind: str) -> None:
     federation = Federation(count=5, num_tasks=1)

@@ -412,3 +412,55 @@ def test_releases_do_not_show_the_noise() -> None:
     errors = np.array(opened) - true
     assert np.std(errors) > 0.4 * width
     assert np.max(np.abs(errors)) <= PARAMETERS.error_bound
+
+
+def test_averaging_repeated_releases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 releases under one key bring the flooding down eightfold; hence one release only."""
+    monkeypatch.setattr(key_holder, "released", lambda squared, *_: squared)
+    cohort = _cohort(2, 10)
+    true, read = float(np.sum((cohort.vectors[0] - cohort.vectors[1]) ** 2)), []
+    for _ in range(64):
+        cohort.holder._spent = False
+        read.append(cohort.release()["client-01"]["client-02"])
+    errors = np.array(read) - true
+    assert abs(errors.mean()) < 0.5 * errors.std()
+    with pytest.raises(LocalProtocolError, match="has released"):
+        cohort.release()
+
+
+@pytest.mark.parametrize("protected", [False, True])
+def test_an_upload_beyond_the_norm_bound(protected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes a distance say a coordinate of each victim more finely than the bound allows."""
+    if not protected:
+        unchecked = PARAMETERS.resolution
+        monkeypatch.setattr(
+            key_holder, "released", lambda squared, *_: round(squared / unchecked) * unchecked
+        )
+        monkeypatch.setattr(KeyHolder, "_contradictions", lambda *_: [])
+    holder = KeyHolder(SET, 64, 1.0, Entropy())
+    vectors = {f"v{index:02}": _unit_vector(index) for index in range(12)}
+    uploads = {}
+    for name, vector in {**vectors, "z": np.eye(64)[5]}.items():
+        client = KeyHolderClient(vector, SET, 1.0, BLINDING)
+        if name == "z":
+            client._vector = client._vector * 2.6
+        uploads[name] = client.upload(holder.keys())
+    digests = DistanceServer(SET, 64, holder.keys()).digests(uploads)
+    if protected:
+        with pytest.raises(BadDistance) as refused:
+            holder.release(uploads, digests)
+        assert refused.value.party == "z"
+        return
+    row = holder.release(uploads, digests)["z"]
+    period = 2 ** (PARAMETERS.data_bits - PARAMETERS.result_scale_bits) / 5.2
+    read = np.array([(2.6**2 + 1 - row[name]) / 5.2 for name in vectors])
+    read -= np.round(read / period) * period  # long distances wrap round the modulus
+    true = np.array([vector[5] for vector in vectors.values()])
+    assert np.max(np.abs(read - true)) < PARAMETERS.error_bound / 5.2 + 1e-9
+    assert _correlation(read, true) > 0.9999
+
+
+def _unit_vector(seed: int) -> Vector:
+    vector = np.random.default_rng(seed).standard_normal(64)
+    unit: Vector = vector / np.linalg.norm(vector)
+    return unit

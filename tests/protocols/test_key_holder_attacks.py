@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import struct
 from collections.abc import Callable
 
@@ -29,6 +30,7 @@ from protocols.distance_frames import closing_hash
 from protocols.distance_messages import MeasuredUpload, PairResult
 from protocols.distance_table import SALT_BYTES
 from protocols.errors import (
+    AttemptAborted,
     AttemptRefused,
     BadDistance,
     BadKey,
@@ -742,6 +744,48 @@ def test_uploads_that_seal_must_not_see_name_their_sender() -> None:
     report = federation.run(on_reply=corrupt).server.report
     assert "a residue is not below its prime" in report.faults[VICTIM]
     assert report.aborted is None
+
+
+@pytest.mark.parametrize("kind", ["the upload of another", "zeros", "a zero half", "disjoint"])
+def test_uploads_without_a_distance_cost_their_sender_alone(kind: str) -> None:
+    """Of canonical form, and so that a product of ciphertexts is visibly zero, which SEAL refuses.
+
+    Disjoint: the halves have no residue in common where both are other than zero.
+    """
+    federation, seen = four(), dict[str, bytes]()
+
+    def spoil(phase: str, name: str, frame: bytes) -> bytes:
+        if phase != "distance_upload":
+            return frame
+        seen[name] = upload = read(federation, name, frame).upload
+        if name != VICTIM:
+            return frame
+        if kind == "the upload of another":
+            return client_says(federation, name, frame, upload=seen["client-01"])
+        head, body = upload[:42], np.frombuffer(upload[42:-32], np.uint8).reshape(2, -1, 8).copy()
+        if kind == "disjoint":  # conjugation turns the order of a polynomial's residues round
+            body[0, ::2] = body[1, ::2] = 0
+        else:
+            body[1] = 0
+            body[0] *= kind != "zeros"
+        return client_says(federation, name, frame, upload=with_hash(head + body.tobytes()))
+
+    report = federation.run(on_reply=spoil).server.report
+    assert re.match(f"BadDistance: distance(s|_upload): {VICTIM}: ", report.faults[VICTIM])
+    assert report.aborted is None and federation.errors == {}
+
+
+def test_equal_uploads_end_no_party_that_evaluates_them() -> None:
+    """A server that lets them pass: it and the holder abort the attempt, and name nobody."""
+    federation = four().run(until="distance_upload")
+    first, second, *_ = federation.cohort
+    frame = federation.clients[first].handle(federation.server.request(first))
+    uploads = dict.fromkeys((first, second), read(federation, first, frame).upload)
+    distances = federation.server._phase._holder.distances
+    with pytest.raises(AttemptAborted, match="client-01 and client-02 have no encrypted distance"):
+        distances.digests(uploads)
+    with pytest.raises(AttemptAborted):
+        federation.holder._state.distances.release(uploads, {(first, second): bytes(32)})
 
 
 def test_a_release_that_does_not_fit_the_uploads_is_refused_by_the_server() -> None:
