@@ -148,6 +148,32 @@ def test_what_clients_hold_is_in_their_folders_alone(run: Path) -> None:
     assert not (run / "state").exists()
 
 
+def test_a_server_that_is_stopped_while_it_opens_goes_on(
+    tiny_base: Path, tmp_path: Path, run_tiny: Callable[..., FinishedRun]
+) -> None:
+    """Clients that have answered give the same answers again, and the run ends as it would have."""
+    stops = [PhaseKey("unmask", 1, 1), PhaseKey("deliver", 1, 1)]
+
+    def stopped(client: str, phase: PhaseKey) -> bool:
+        if client == "client-04" and stops and phase.name == stops[0].name:
+            stops.pop(0)
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(tmp_path, tiny_base, absent=stopped)
+    out, far_end = RunFolder(tmp_path / "run"), Folders(tmp_path / "parties")
+    far_end.absent = stopped
+    config, console = read_config(far_end.server), Console(file=io.StringIO())
+    with pytest.raises(KeyboardInterrupt):
+        simulate(config, out, console, command=None, far_end=far_end)
+    simulate(config, out, console, command=None, far_end=Folders(tmp_path / "parties"))
+    gather(out, tmp_path / "parties")
+    repeated = run_tiny(SIX, CLEAR, SAME, {"federation": {"replay_selection": out.path}})
+    assert adapters_of(out.path) == adapters_of(repeated.path)
+    assert failed(audit(out.path)) == {}
+
+
 def test_metrics_stay_with_the_clients_unless_they_report_them(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
