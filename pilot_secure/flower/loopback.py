@@ -48,9 +48,14 @@ END_TIMEOUT_S = 15.0
 _PR_SET_PDEATHSIG = 1
 
 
+def flower_is_installed() -> bool:
+    """Return whether Flower can be imported."""
+    return importlib.util.find_spec("flwr") is not None
+
+
 def require_flower() -> None:
     """Raise ConfigError where Flower is not installed."""
-    if importlib.util.find_spec("flwr") is None:
+    if not flower_is_installed():
         raise ConfigError(
             [
                 "run.engine is flower: expected the package flwr, which "
@@ -72,10 +77,10 @@ def run_on_loopback(
     Where it is ``simulated``, Flower's simulation engine stands for the SuperNodes.
     Raises: UsageError for what was asked for; FederationError if the run does not finish.
     """
+    require_flower()
     from pilot_secure.flower.gather import gather
     from pilot_secure.flower.parties import make_parties
 
-    require_flower()
     place = (folder.path / "flower").resolve()
     if not resume:
         make_private_folder(place)
