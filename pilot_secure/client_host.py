@@ -150,6 +150,7 @@ class Enrolment:
             roster=self.roster,
             vector_lengths=vector_lengths,
             max_samples=self.max_samples,
+            noise=self.noise,
         )
 
 

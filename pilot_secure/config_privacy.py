@@ -59,19 +59,62 @@ class PrivacyConfig(Section):
         "a second backward pass)",
         json_schema_extra=_named("mode"),
     )
+    distributed_noise: Literal["none", "connectors", "all"] = Field(
+        "none",
+        description="whose noise is shared by the clients of a sum, inside the ring, instead of "
+        "added by each in full: of no vector, of connectors (task adapters), or of text adapters, "
+        "too; under unit client and secure_agg, for vectors that are only seen as a sum",
+        json_schema_extra=_named("distributed-noise"),
+    )
 
 
 def privacy_problems(config: SimulationConfig) -> list[str]:
     """Return what is wrong with the section as far as fields alone can tell."""
     privacy = config.privacy
     if privacy.unit == "none":
-        return [
+        return _distributed_problems(config) + [
             f"privacy.{name} is {getattr(privacy, name):g} but privacy.unit is none: expected "
             "example or client, what the noise is to protect"
             for name in ("target_epsilon", "noise_multiplier")
             if getattr(privacy, name) is not None
         ]
-    return [*_noise_problems(config), *_fitting_problems(config)]
+    return [
+        *_noise_problems(config),
+        *_fitting_problems(config),
+        *_distributed_problems(config),
+    ]
+
+
+def _distributed_problems(config: SimulationConfig) -> list[str]:
+    """Where shares of noise would protect nothing: only a sum holds more than one of them."""
+    privacy, method = config.privacy, config.federation.method
+    if privacy.distributed_noise == "none":
+        return []
+    given, problems = f"privacy.distributed_noise is {privacy.distributed_noise}", []
+    if privacy.unit != "client":
+        problems.append(
+            f"{given}: expected none under privacy.unit {privacy.unit}, since clients share the "
+            "noise of their whole updates"
+        )
+    if not config.security.secure_agg:
+        problems.append(
+            f"{given}: expected security.secure_agg, without which the server sees each client's "
+            "vector with its small share of the noise"
+        )
+    if config.security.max_colluders == 0:
+        problems.append(
+            f"security.max_colluders is 0: expected at least 1 where {given[8:]}, since every "
+            "client knows its own share of the noise in a sum"
+        )
+    if privacy.distributed_noise == "all" and config.selects_neighbours:
+        problems.append(
+            f"{given}: expected none or connectors where text adapters are compared by distance, "
+            "since a distance or a personalised sum sees one client's vector, which a share of the "
+            "noise does not protect"
+        )
+    if privacy.distributed_noise == "connectors" and method == "shepherd":
+        problems.append(f"{given}: expected none or all for shepherd, which sends no connector")
+    return problems
 
 
 def _noise_problems(config: SimulationConfig) -> list[str]:

@@ -9,11 +9,14 @@ from pilot_secure.config import SimulationConfig
 from pilot_secure.data import ClientData
 from pilot_secure.errors import ConfigError
 from pilot_secure.federation.methods import Method
-from pilot_secure.privacy.ledger import ClientLedger, Ledger, Release
-from pilot_secure.privacy.noise import CAVEATS
+from pilot_secure.federation.shared_noise import releases_of_sums, share_of_noise
+from pilot_secure.privacy.concentrated import NoRoom
+from pilot_secure.privacy.ledger import ClientLedger, Distribution, Ledger, Release
+from pilot_secure.privacy.noise import caveats
 from pilot_secure.privacy.planning import NoisePlan, plan_noise
 from pilot_secure.privacy.recompute import with_claims
 from pilot_secure.summary import PrivacySummary
+from protocols import AggregationReport
 from protocols.sketch import MAX_SIZE, sketch_length
 
 _HEADROOM = 6.0
@@ -28,16 +31,22 @@ def noise_of_a_run(
     Raises: ConfigError where no noise fits.
     """
     tasks = {client.name: client.task for client in data}
+    largest: dict[str, int] = {}
     places = [
         (round_number, stage)
         for round_number in range(1, config.federation.rounds + 1)
         for stage in method.stages(round_number)
     ]
+    sums = [method.sums(tasks, list(tasks), stage) for _, stage in places]
+    for spec in (spec for of_a_stage in sums for spec in of_a_stage):
+        named = len(tasks) if spec.contributors == "selected" else len(spec.contributors)
+        largest[spec.vector] = max(largest.get(spec.vector, 0), named)
     return plan_noise(
         config,
         {client.name: len(client.train) for client in data},
         trainings=len(places),
-        aggregations=sum(bool(method.sums(tasks, list(tasks), stage)) for _, stage in places),
+        aggregations=sum(map(bool, sums)),
+        vectors=largest,
     )
 
 
@@ -60,15 +69,16 @@ def check_room(
         )
     if noise is None or noise.unit != "client" or not security.secure_agg:
         return
+    problems = _problems_in_the_ring(config, noise, vector_lengths)
+    local = {name: n for name, n in vector_lengths.items() if name not in noise.shared}
     deviation = max(noise.noise_multipliers.values()) * noise.clipping_norm
-    problems = []
     clip = noise.clipping_norm + _HEADROOM * deviation
-    if security.clip < clip:
+    if local and security.clip < clip:
         problems.append(
             f"security.clip is {security.clip:g}: expected at least {clip:.3g}, which holds a "
             "coordinate with its noise"
         )
-    norm = noise.clipping_norm + deviation * math.sqrt(max(vector_lengths.values(), default=0))
+    norm = noise.clipping_norm + deviation * math.sqrt(max(local.values(), default=0))
     if config.selects_neighbours and security.distance_norm_bound < 1.1 * norm:
         problems.append(
             f"security.distance_norm_bound is {security.distance_norm_bound:g}: expected at least "
@@ -78,14 +88,37 @@ def check_room(
         raise ConfigError([f"{problem}." for problem in problems])
 
 
+def _problems_in_the_ring(
+    config: SimulationConfig, noise: NoisePlan, vector_lengths: Mapping[str, int]
+) -> list[str]:
+    """Shared noise that no ring of this width holds beside the rounding."""
+    problems = []
+    for vector in noise.shared:
+        try:
+            share_of_noise(config.security, noise, vector, vector_lengths[vector])
+        except NoRoom as error:
+            problems.append(
+                f"security.ring_bits is {config.security.ring_bits}: expected more for "
+                f"privacy.distributed_noise of {vector}, where {error}"
+            )
+    return problems
+
+
 def ledger_of_a_run(
     config: SimulationConfig,
     data: Sequence[ClientData],
     noise: NoisePlan | None,
     releases: Mapping[str, Sequence[Release]],
+    reports: Sequence[AggregationReport] = (),
 ) -> Ledger:
-    """The ledger of what was released so far, claims included."""
+    """The ledger of what was released so far, claims included.
+
+    ``releases`` are what clients noted, ``reports`` the aggregations, whose sums hold shared noise.
+    """
+    samples = {client.name: len(client.train) for client in data}
+    sums = releases_of_sums(reports, noise, samples)
     smallest = min(len(client.train) for client in data)
+    distribution: Distribution = "floating_point_gaussian" if noise is None else noise.distribution
     return with_claims(
         Ledger(
             unit="example" if noise is None else noise.unit,
@@ -97,11 +130,13 @@ def ledger_of_a_run(
                     client=client.name,
                     task=client.task,
                     num_examples=len(client.train),
-                    releases=tuple(releases.get(client.name, ())),
+                    releases=(*releases.get(client.name, ()), *sums.get(client.name, ())),
                 )
                 for client in data
             ),
-            caveats=CAVEATS,
+            accountant="zcdp" if noise is not None and noise.shared else "pld",
+            noise=distribution,
+            caveats=caveats(distribution),
         )
     )
 
@@ -126,5 +161,4 @@ def local_noise(noise: NoisePlan | None) -> dict[str, float]:
     """Each client's noise on its update over the update's sensitivity; empty without any."""
     if noise is None or noise.unit != "client":
         return {}
-    shift = 2.0 if noise.adjacency == "replace_one" else 1.0
-    return {client: value / shift for client, value in noise.noise_multipliers.items()}
+    return {client: value / noise.shift for client, value in noise.noise_multipliers.items()}

@@ -196,6 +196,7 @@ class Simulation:
                 noise=local_noise(self.noise),
                 claimed={entry.client: entry.claimed_epsilon for entry in self.ledger().clients},
                 delta=None if self.noise is None else self.noise.delta,
+                plan=self.noise,
             ),
             in_clear=() if self.config.security.secure_agg else self.server.vectors,
             told=[tuple(results) for results in self.journal.results.values()],
@@ -217,7 +218,8 @@ class Simulation:
 
     def ledger(self) -> Ledger:
         """Return what was released so far, and the privacy that follows."""
-        return ledger_of_a_run(self.config, self.data, self.noise, self.journal.releases)
+        reports = self.server.events.reports
+        return ledger_of_a_run(self.config, self.data, self.noise, self.journal.releases, reports)
 
     def _notes(self) -> list[str]:
         notes = list(self.reports.notes)
@@ -312,8 +314,9 @@ def prepare(
     if kept is not None:
         recall(journal, kept["journal"])
     noise = noise_of_a_run(config, data, method)
+    enrolment = replace(enrolment, noise=noise)
     if far_end is None:
-        engine, host = start_engine(replace(enrolment, noise=noise), data, journal)
+        engine, host = start_engine(enrolment, data, journal)
     else:
         engine, host = far_end.start(server_identity, enrolment, journal), None
     try:

@@ -200,10 +200,12 @@ def leakage_report(
     contributions: Mapping[str, Contribution],
     num_samples: Mapping[str, int],
     noise: Mapping[str, float] | None = None,
+    noise_of_sums: Mapping[str, Mapping[str, float]] | None = None,
 ) -> LeakageReport:
     """Return rank and leverage for the server and every coalition of up to c_max clients.
 
-    With ``noise`` (see :func:`view_of`) the effective privacy of every client, too. See
+    With ``noise`` (see :func:`view_of`) the effective privacy of every client, too;
+    ``noise_of_sums`` takes its place for the vectors that it names. See
     :func:`opened_rows` for the other arguments.
     """
     rows = opened_rows(parameters, plan, opened, contributions, num_samples)
@@ -214,10 +216,11 @@ def leakage_report(
     ]
     views = []
     for vector in sorted(parameters.vector_lengths):
+        own = (noise_of_sums or {}).get(vector, noise)
         clients = sorted({name for row in rows if row.vector == vector for name in _members(row)})
-        views.append(view_of(vector, clients, (SERVER,), rows, noise))
+        views.append(view_of(vector, clients, (SERVER,), rows, own))
         for members in coalitions[:MAX_COALITIONS]:
-            view = view_of(vector, clients, members, rows, noise)
+            view = view_of(vector, clients, members, rows, own)
             distances = 0
             if vector == parameters.distance_vector:
                 distances = sum(

@@ -18,12 +18,21 @@ from torch import nn
 
 from pilot_secure.attacks.one_run import DELTA, Audit, audit
 from pilot_secure.federation.plan import ProximalTerm
-from pilot_secure.privacy import ClientLedger, DpSgd, Ledger, LocalNoise, recompute
+from pilot_secure.privacy import (
+    ClientLedger,
+    DpSgd,
+    Ledger,
+    LocalNoise,
+    SharedNoise,
+    recompute,
+)
 from pilot_secure.privacy.client_level import noised
+from pilot_secure.privacy.concentrated import remaining_terms
 from pilot_secure.privacy.dp_sgd import PrivateUpdate
 from pilot_secure.privacy.noise import ProtectiveNoise
 from pilot_secure.privacy.planning import ExampleNoise
 from protocols import Entropy
+from protocols.discrete_gaussian import DiscreteGaussian
 
 CANARIES = 2000
 _UPDATE_LENGTH = 8
@@ -111,11 +120,37 @@ def client_scores(
     return scores
 
 
+def shared_scores(
+    releases: Iterable[SharedNoise],
+    client: str,
+    included: NDArray[np.bool_],
+    *,
+    max_colluders: int,
+    weakened: float = 1.0,
+    entropy: Entropy | None = None,
+) -> NDArray[np.float64]:
+    """Let the client's canaries into sums with the noise that colluders leave: scores, [m].
+
+    Each canary is the largest term in a coordinate of its own; shares are drawn as clients do.
+    """
+    source, count = entropy or Entropy(), len(included)
+    scores = np.zeros(count)
+    for release in releases:
+        terms = remaining_terms(release.weights, max_colluders)
+        deviation = max(1, round(release.noise_steps / weakened))
+        shares = [DiscreteGaussian(source.read(32), deviation).draw(count) for _ in range(terms)]
+        largest = round(release.steps_per_unit * release.clipping_norm * release.weights[client])
+        weight = largest / (terms * release.noise_steps**2)
+        scores += (largest * included + np.sum(shares, axis=0)) * weight
+    return scores
+
+
 def audit_client(
     entry: ClientLedger,
     *,
     claimed: float,
     num_attacks: int = 1,
+    max_colluders: int = 0,
     canaries: int = CANARIES,
     weakened: float = 1.0,
     mode: str = "hooks",
@@ -127,12 +162,16 @@ def audit_client(
     included = coins(Entropy(), canaries)
     sgd = [release for release in entry.releases if isinstance(release, DpSgd)]
     local = [release for release in entry.releases if isinstance(release, LocalNoise)]
-    if len(sgd) + len(local) != len(entry.releases) or (sgd and local):
+    sums = [release for release in entry.releases if isinstance(release, SharedNoise)]
+    if len(sgd) + len(local) + len(sums) != len(entry.releases) or (sgd and (local or sums)):
         raise ValueError(f"{entry.client}: no mechanism to audit")
     if sgd:
         scores = dp_sgd_scores(sgd, included, weakened=weakened, mode=mode)
     else:
         scores = client_scores(local, included, weakened=weakened)
+        scores += shared_scores(
+            sums, entry.client, included, max_colluders=max_colluders, weakened=weakened
+        )
     return audit(scores, included, claimed=claimed, num_attacks=num_attacks)
 
 
@@ -154,6 +193,7 @@ def audit_ledger(
             entry,
             claimed=claims[entry.client].epsilon,
             num_attacks=len(distinct),
+            max_colluders=ledger.max_colluders,
             canaries=canaries,
             mode=mode,
         )
@@ -164,7 +204,13 @@ def audit_ledger(
 
 def _mechanism(entry: ClientLedger) -> str:
     """What is the same for clients that did the same."""
-    return repr([release.model_copy(update={"draw": ""}) for release in entry.releases])
+    own = [
+        release.weights.get(entry.client)
+        for release in entry.releases
+        if isinstance(release, SharedNoise)
+    ]
+    ignored = {"draw": "", "sum": "", "weights": {}}
+    return repr([own, [release.model_copy(update=ignored) for release in entry.releases]])
 
 
 def worst(audits: Sequence[Audit]) -> Audit:

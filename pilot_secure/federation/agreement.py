@@ -6,11 +6,13 @@ announces other parameters ends up with another session id and is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pilot_secure.config import SimulationConfig
 from pilot_secure.federation.methods import Method
+from pilot_secure.federation.shared_noise import clip_of, share_of_noise
+from pilot_secure.privacy.planning import NoisePlan
 from protocols import AggregationParameters, Roster, smallest_threshold
 
 
@@ -22,6 +24,7 @@ class Agreement:
         tasks: task of every client, in the order of the roster.
         vector_lengths: coordinates of every vector that is sent.
         max_samples: public upper bound of n_k, V.
+        noise: what every client adds; it says which vectors' noise is shared in the ring.
     """
 
     run_id: str
@@ -31,6 +34,7 @@ class Agreement:
     roster: Roster
     vector_lengths: Mapping[str, int]
     max_samples: int
+    noise: NoisePlan | None = None
 
     def parameters(
         self, round_number: int, stage: int, attempt: int, cohort: Sequence[str]
@@ -51,6 +55,7 @@ class Agreement:
         )
         if threshold == "auto":
             threshold = smallest_threshold(len(cohort), colluders)
+        sums = self.method.sums(self.tasks, cohort, stage)
         return AggregationParameters.build(
             run_id=self.run_id,
             round=round_number,
@@ -58,9 +63,10 @@ class Agreement:
             attempt=attempt,
             roster=self.roster.digest(),
             cohort=tuple(sorted(cohort)),
-            sums=self.method.sums(self.tasks, cohort, stage),
+            sums=sums,
             vector_lengths=dict(self.vector_lengths),
-            clip=dict.fromkeys(self.vector_lengths, security.clip),
+            clip={name: clip_of(security, self.noise, name) for name in self.vector_lengths},
+            noise=self._shares({spec.vector for spec in sums}),
             max_samples=self.max_samples,
             ring_bits=security.ring_bits,
             threshold=threshold,
@@ -78,3 +84,14 @@ class Agreement:
             distance_norm_bound=security.distance_norm_bound,
             eq12=federation.eq12,
         )
+
+    def _shares(self, vectors: Collection[str]) -> dict[str, float]:
+        """Each contributor's share of noise on the vectors that have any in the ring."""
+        noise = self.noise
+        if noise is None:
+            return {}
+        return {
+            name: share_of_noise(self.config.security, noise, name, self.vector_lengths[name])
+            for name in sorted(vectors)
+            if name in noise.shared
+        }

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pilot_secure.federation.shared_noise import noise_of_sums
+from pilot_secure.privacy.planning import NoisePlan
 from pilot_secure.privacy.views import ViewsOfARun, most_exposed
 from protocols import AggregationReport, Contribution
 from protocols.leakage import View, close_survivor_sets, leakage_report
@@ -21,12 +23,14 @@ class PrivacyOfARun:
     """What limits the views beside the sums themselves.
 
     ``noise`` is each client's local noise over its sensitivity (empty without client-level
-    noise), ``claimed`` each client's epsilon at ``delta``, which holds for every view.
+    noise), ``claimed`` each client's epsilon at ``delta``, which holds for every view. ``plan``
+    says which sums hold noise that their contributors share.
     """
 
     noise: Mapping[str, float] = field(default_factory=dict)
     claimed: Mapping[str, float] = field(default_factory=dict)
     delta: float | None = None
+    plan: NoisePlan | None = None
 
 
 def run_leakage(
@@ -57,7 +61,8 @@ def run_leakage(
     them all.
     """
     opened = [report for report in reports if report.aborted is None]
-    views = ViewsOfARun(privacy.noise)
+    shared = privacy.plan is not None and bool(privacy.plan.shared)
+    views = ViewsOfARun(privacy.noise, concentrated=shared)
     if in_clear and told:
         for cohort in told:
             views.add_in_clear(in_clear, cohort)
@@ -66,8 +71,7 @@ def run_leakage(
         return {}
     sections: dict[str, Any] = {
         "aggregations": [
-            _aggregation(report, contributions, num_samples, privacy.noise, views)
-            for report in opened
+            _aggregation(report, contributions, num_samples, privacy, views) for report in opened
         ],
         "effective_privacy": _entries(views, privacy),
         "close_survivors": [
@@ -140,7 +144,7 @@ def _aggregation(
     report: AggregationReport,
     contributions: Contributions,
     num_samples: Mapping[str, int],
-    noise: Mapping[str, float],
+    privacy: PrivacyOfARun,
     views: ViewsOfARun,
 ) -> dict[str, Any]:
     parameters = report.parameters
@@ -151,7 +155,8 @@ def _aggregation(
         report.opened,
         contributions.get(place, {}),
         num_samples,
-        noise or None,
+        privacy.noise or None,
+        noise_of_sums(report, privacy.plan, num_samples),
     )
     views.add([*leakage.views, *_key_holder_view(report)], parameters.cohort)
     worst = [

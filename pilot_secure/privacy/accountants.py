@@ -2,8 +2,9 @@
 
 The claim is dp-accounting's PLD accountant (Koskela et al. 2020; Doroshenko et al. 2022), an upper
 bound; where nothing is sampled, the composition is one Gaussian and has a closed form
-(Balle and Wang 2018, Theorem 8). RDP (Mironov 2017) and the PRV accountant
-(`pilot_secure.privacy.prv`) cross-check it. No torch here.
+(Balle and Wang 2018, Theorem 8). Where clients share the noise of a sum, all is composed as
+concentrated differential privacy (`pilot_secure.privacy.concentrated`). RDP (Mironov 2017) and the
+PRV accountant (`pilot_secure.privacy.prv`) cross-check it. No torch here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,12 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from pilot_secure.privacy.concentrated import (
+    ROUNDING_SHARE,
+    JointNoise,
+    concentrated_epsilon,
+    concentrated_rho,
+)
 from pilot_secure.privacy.events import Mechanism
 from pilot_secure.privacy.ledger import Adjacency
 
@@ -29,10 +36,41 @@ class Unreachable(ValueError):
         self.reached = reached
 
 
-def epsilon(mechanisms: Sequence[Mechanism], delta: float, adjacency: Adjacency) -> float:
-    """The claim for a composition of mechanisms: infinity without noise, 0 without a release."""
-    if any(mechanism.noise_multiplier == 0 for mechanism in mechanisms):
+def epsilon(
+    mechanisms: Sequence[Mechanism | JointNoise], delta: float, adjacency: Adjacency
+) -> float:
+    """The claim for a composition of mechanisms: infinity without noise, 0 without a release.
+
+    Raises: ValueError for noise shared in a sum beside sampled mechanisms, which have another unit.
+    """
+    joint = [mechanism for mechanism in mechanisms if isinstance(mechanism, JointNoise)]
+    gaussians = [mechanism for mechanism in mechanisms if isinstance(mechanism, Mechanism)]
+    summed = [noise for update in joint for vector in update.sums for noise in vector]
+    if any(m.noise_multiplier == 0 for m in gaussians) or any(n.deviation == 0 for n in summed):
         return math.inf
+    if joint:
+        return _of_joint(joint, gaussians, delta, adjacency)
+    return _of_gaussians(gaussians, delta, adjacency)
+
+
+def _of_joint(
+    joint: Sequence[JointNoise],
+    gaussians: Sequence[Mechanism],
+    delta: float,
+    adjacency: Adjacency,
+) -> float:
+    """Rhos add up; a Gaussian's is half of its mu squared."""
+    if any(mechanism.sampling_rate < 1 for mechanism in gaussians):
+        raise ValueError("noise shared in a sum, beside sampled mechanisms")
+    rho = sum(update.rho(_shift(adjacency)) for update in joint)
+    return concentrated_epsilon(rho + gaussian_mu(gaussians, adjacency) ** 2 / 2, delta)
+
+
+def _shift(adjacency: Adjacency) -> float:
+    return 2.0 if adjacency == "replace_one" else 1.0
+
+
+def _of_gaussians(mechanisms: Sequence[Mechanism], delta: float, adjacency: Adjacency) -> float:
     if all(mechanism.sampling_rate == 1 for mechanism in mechanisms):
         return gaussian_epsilon(gaussian_mu(mechanisms, adjacency), delta)
     return pld_epsilon(mechanisms, delta, adjacency)
@@ -40,8 +78,7 @@ def epsilon(mechanisms: Sequence[Mechanism], delta: float, adjacency: Adjacency)
 
 def gaussian_mu(mechanisms: Sequence[Mechanism], adjacency: Adjacency) -> float:
     """The mu of mu-GDP of unsampled Gaussians (Dong et al. 2022): mus add up in squares."""
-    shift = 2.0 if adjacency == "replace_one" else 1.0
-    return shift * math.sqrt(sum(m.count / m.noise_multiplier**2 for m in mechanisms))
+    return _shift(adjacency) * math.sqrt(sum(m.count / m.noise_multiplier**2 for m in mechanisms))
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
@@ -111,7 +148,7 @@ def rdp_epsilon(mechanisms: Sequence[Mechanism], delta: float, adjacency: Adjace
     if adjacency == "replace_one" and any(m.sampling_rate < 1 for m in mechanisms):
         raise ValueError("RDP covers no Poisson sampling under replace_one")
     orders = [1 + x / 10 for x in range(10, 100)] + list(range(11, 64)) + [128, 256, 512]
-    shift = 2.0 if adjacency == "replace_one" else 1.0
+    shift = _shift(adjacency)
     accountant = RdpAccountant(orders, _relation("zero_out"))
     for mechanism in mechanisms:
         event: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(
@@ -149,6 +186,20 @@ def calibrate(
         return pld_epsilon(released, delta, adjacency, interval=grid)
 
     return _smallest(reached, target_epsilon)
+
+
+def calibrate_concentrated(
+    count: int, target_epsilon: float, delta: float, adjacency: Adjacency
+) -> float:
+    """The noise multiplier of ``count`` updates under shared noise that make up the target.
+
+    What rounding may add (``ROUNDING_SHARE``) is counted. Raises: Unreachable.
+    """
+    squares = count * (1 + ROUNDING_SHARE) * _shift(adjacency) ** 2 / 2
+    needed = math.sqrt(squares / concentrated_rho(target_epsilon, delta))
+    if needed > MAX_NOISE_MULTIPLIER:
+        raise Unreachable(concentrated_epsilon(squares / MAX_NOISE_MULTIPLIER**2, delta))
+    return needed
 
 
 def _smallest(reached: Callable[[float], float], target: float) -> float:

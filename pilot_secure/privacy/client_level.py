@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,12 @@ def noised(
     clipping_norm: float,
     noise_multiplier: float,
     noise: ProtectiveNoise,
+    shared: Collection[str] = (),
 ) -> dict[str, Vector]:
     """The update scaled to at most ``clipping_norm``, plus Gaussian noise on every coordinate.
 
-    The noise's standard deviation is ``noise_multiplier * clipping_norm``. Raises: ValueError
+    The noise's standard deviation is ``noise_multiplier * clipping_norm``. The vectors ``shared``
+    get none here, but their share of a sum's noise in the ring. Raises: ValueError
     for an update that is not finite.
     """
     norm = joint_norm(update)
@@ -45,7 +47,12 @@ def noised(
         drawn = noise.normal(array.size).reshape(array.shape) * deviation
         return (array.astype(np.float64) * factor + drawn).astype(np.float32)
 
+    def scale(array: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (array.astype(np.float64) * factor).astype(np.float32)
+
     return {
-        name: {key: protect(array) for key, array in vector.items()}
+        name: {
+            key: scale(array) if name in shared else protect(array) for key, array in vector.items()
+        }
         for name, vector in update.items()
     }

@@ -40,25 +40,50 @@ class Pull(Protocol):
 
 
 class _KeyedNoise:
-    """Replaces Opacus's noise, drawn from torch's generator, by that of a keyed stream."""
+    """Replaces Opacus's noise, drawn from torch's generator, by that of a keyed stream.
+
+    All tensors are noised and divided at once, through one flat vector: of the hundred that a LoRA
+    has, each costs a step some ten small operations otherwise.
+    """
 
     noise: ProtectiveNoise
 
     def add_noise(self: Any) -> None:
         """Put the noised sum of clipped gradients into ``grad``."""
         deviation = self.noise_multiplier * self.max_grad_norm
-        for parameter in self.params:
-            drawn = torch.from_numpy(self.noise.normal(parameter.numel()) * deviation)
-            total = parameter.summed_grad.reshape(parameter.shape)
-            parameter.grad = total + drawn.reshape(parameter.shape).to(total)
+        sums = [parameter.summed_grad for parameter in self.params]
+        total = torch.cat([gradient.reshape(-1) for gradient in sums])
+        drawn = torch.from_numpy(self.noise.normal(len(total)) * deviation)
+        total += drawn.to(total)
+        sizes = [parameter.numel() for parameter in self.params]
+        for parameter, gradient in zip(self.params, total.split(sizes), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+
+    def scale_grad(self: Any) -> None:
+        """Divide by the expected batch size; a step takes one batch."""
+        gradients = [parameter.grad for parameter in self.params]
+        torch._foreach_div_(gradients, float(self.expected_batch_size))
 
 
 class _HooksOptimizer(_KeyedNoise, DPOptimizer):  # type: ignore[misc]
     """Clips samples' gradients that are kept."""
 
+    def clip_and_accumulate(self) -> None:
+        """Put the sum of samples' gradients, each scaled to the clip together, into summed_grad."""
+        flat = [p.grad_sample.reshape(-1, p.numel()) for p in self.params]
+        norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in flat]).norm(dim=0)
+        factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+        for parameter, gradients in zip(self.params, flat, strict=True):
+            parameter.summed_grad = factors @ gradients
+
 
 class _GhostOptimizer(_KeyedNoise, DPOptimizerFastGradientClipping):  # type: ignore[misc]
     """Takes gradients that the second backward pass has clipped."""
+
+    def accumulate(self) -> None:
+        """Take the gradients as they are: a step takes one batch."""
+        for parameter in self.params:
+            parameter.summed_grad = parameter.grad
 
 
 class PrivateUpdate:
@@ -182,13 +207,13 @@ class MovementWatch:
                 "model can be: expected the same."
             )
         self._digest = self._hash()
-        self._copies: dict[str, Tensor] = {}
+        self._copy = torch.empty(0)
         self._versions: dict[str, int] = {}
         self._rates: dict[int, float] = {}
 
     def before(self, optimizer: torch.optim.Optimizer) -> None:
         """Note the weights before a step, and the learning rate of each."""
-        self._copies = {name: p.detach().clone() for name, p in self._trained.items()}
+        self._copy = torch.cat([p.detach().reshape(-1) for p in self._trained.values()])
         self._versions = {name: tensor._version for name, tensor in self._frozen.items()}
         self._rates = {
             id(parameter): float(group["lr"])
@@ -201,12 +226,18 @@ class MovementWatch:
         for name, version in self._versions.items():
             if self._frozen[name]._version != version:
                 raise FederationError(f"a private step moved {name}, which is not trained.")
-        for name, parameter in self._trained.items():
-            copy, rate = self._copies[name], self._rates.get(id(parameter), math.inf)
+        now = torch.cat([p.detach().reshape(-1) for p in self._trained.values()])
+        sizes = [p.numel() for p in self._trained.values()]
+        moved = [int(part.any()) for part in (now != self._copy).split(sizes)]
+        if all(moved) and bool(torch.isfinite(now).all()):
+            return
+        places = zip(self._trained.items(), moved, self._copy.split(sizes), strict=True)
+        for (name, parameter), any_moved, copy in places:
             if not torch.isfinite(parameter).all():
                 raise FederationError(f"a private step made {name} infinite or undefined.")
+            rate = self._rates.get(id(parameter), math.inf)
             visible = rate > 8 * torch.finfo(copy.dtype).eps * float(copy.abs().min())
-            if visible and torch.equal(copy, parameter):
+            if visible and not any_moved:
                 raise FederationError(f"a private step left {name} as it was: expected it to move.")
 
     def finish(self) -> None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Unit = Literal["example", "client"]
 Adjacency = Literal["zero_out", "replace_one"]
+Distribution = Literal["floating_point_gaussian", "discrete_gaussian", "both"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -57,27 +58,35 @@ class LocalNoise(_Release):
     """A client's whole update, clipped once and noised by the client itself.
 
     ``uploads`` counts draws of fresh noise on that update: what is computed from one noised
-    update (sketch, distances, sums, further attempts) is post-processing.
+    update (sketch, distances, sums, further attempts) is post-processing. ``without`` names the
+    vectors of the update that are not in it, since their noise is shared (`SharedNoise`).
     """
 
     kind: Literal["local_noise"] = "local_noise"
     noise_multiplier: Annotated[float, Field(ge=0)]
     clipping_norm: Positive
     uploads: Count
+    without: tuple[str, ...] = ()
 
 
 class SharedNoise(_Release):
-    """A weighted sum of clipped updates, each with a part of the noise, seen as a sum only.
+    """A sum of clipped updates in the ring, each with a share of discrete Gaussian noise.
 
-    ``weights`` maps the survivors to their weights (n_k) in the sum, ``noise_multiplier`` is each
-    survivor's own noise over ``clipping_norm``. Colluders (the ledger's bound) know their parts.
+    What is seen of the ``vector`` is the ``sum`` only. The update is clipped with all its vectors
+    together: those of one round and stage are parts of one. A survivor's term has at most the norm
+    ``clipping_norm`` times its weight (``weights``: n_k over the public maximum), in a unit of
+    ``steps_per_unit`` steps, and is rounded in each of ``coordinates``; ``noise_steps`` is the
+    deviation of each survivor's noise. Colluders (the ledger's bound) know theirs.
     """
 
     kind: Literal["shared_noise"] = "shared_noise"
-    noise_multiplier: Annotated[float, Field(ge=0)]
+    sum: str
+    vector: str
+    noise_steps: Annotated[int, Field(ge=0)]
+    steps_per_unit: Positive
     clipping_norm: Positive
-    uploads: Count
-    weights: dict[str, Positive]
+    coordinates: Count
+    weights: dict[str, Annotated[float, Field(gt=0, le=1)]]
 
 
 class Unprotected(_Release):
@@ -119,8 +128,8 @@ class Ledger(_Record):
     adjacency: Adjacency
     delta: Annotated[float, Field(gt=0, lt=1)]
     max_colluders: Annotated[int, Field(ge=0)] = 0
-    accountant: Literal["pld"] = "pld"
-    noise: Literal["floating_point_gaussian"] = "floating_point_gaussian"
+    accountant: Literal["pld", "zcdp"] = "pld"
+    noise: Distribution = "floating_point_gaussian"
     clients: tuple[ClientLedger, ...]
     caveats: tuple[str, ...] = ()
 

@@ -3,7 +3,7 @@
 torch seeds its CPU generator with 32 bits, which anybody can try out and then subtract the noise;
 so the uniform bits come from AES-256-CTR under a fresh key. The Gaussian itself is a floating-
 point one (Box-Muller in float64), whose low bits can betray values in theory (Mironov 2012);
-Opacus's remedy needs a package that cannot be installed. `CAVEATS` says so where epsilon is
+Opacus's remedy needs a package that cannot be installed. `caveats` says so where epsilon is
 printed.
 """
 
@@ -15,14 +15,26 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from pilot_secure.privacy.ledger import Distribution
 from protocols import Entropy
 
+_FLOATING = "the noise is a floating-point Gaussian: its rounding is outside epsilon (Mironov 2012)"
+_SHARED = (
+    "the noise shared in the ring protects its sums from whoever sees the sums alone, colluders up "
+    "to security.max_colluders counted"
+)
 CAVEATS = (
-    "the noise is a floating-point Gaussian: its rounding is outside epsilon (Mironov 2012)",
     "published scores and losses are computed without noise and are outside epsilon",
     "the number of each client's training examples is taken as public",
 )
 _BLOCK = 1 << 16
+
+
+def caveats(distribution: Distribution) -> tuple[str, ...]:
+    """What epsilon does not cover, under noise of this kind."""
+    floating = (_FLOATING,) if distribution != "discrete_gaussian" else ()
+    shared = (_SHARED,) if distribution != "floating_point_gaussian" else ()
+    return (*floating, *shared, *CAVEATS)
 
 
 class ProtectiveNoise:

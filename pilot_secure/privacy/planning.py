@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pilot_secure.config import SimulationConfig
 from pilot_secure.config_privacy import PrivacyConfig, sampling_problems
 from pilot_secure.errors import ConfigError
-from pilot_secure.privacy.accountants import MAX_NOISE_MULTIPLIER, Unreachable, calibrate
-from pilot_secure.privacy.ledger import Adjacency, Unit
+from pilot_secure.privacy.accountants import (
+    MAX_NOISE_MULTIPLIER,
+    Unreachable,
+    calibrate,
+    calibrate_concentrated,
+)
+from pilot_secure.privacy.ledger import Adjacency, Distribution, Unit
+
+TEXT_ADAPTER = "text_adapter"
+"""What every method calls the vector of text adapters."""
 
 
 @dataclass(frozen=True)
 class NoisePlan:
-    """What every client adds in a run; ``noise_multipliers`` by client, fixed before it."""
+    """What every client adds in a run; ``noise_multipliers`` by client, fixed before it.
+
+    ``shared`` names the vectors whose noise the contributors of a sum share in the ring, each with
+    the most contributors that a sum of it can have: the noise of the fewest that open a sum, less
+    colluders, has the multiplier. ``local``: whether a client noises any vector by itself.
+    """
 
     unit: Unit
     adjacency: Adjacency
@@ -25,6 +38,25 @@ class NoisePlan:
     noise_multipliers: Mapping[str, float]
     batch_size: int
     mode: Literal["hooks", "ghost"] = "hooks"
+    shared: Mapping[str, int] = field(default_factory=dict)
+    local: bool = True
+
+    @property
+    def shared_multiplier(self) -> float:
+        """Deviation of the noise on a sum over a client's largest contribution to it."""
+        return max(self.noise_multipliers.values())
+
+    @property
+    def shift(self) -> float:
+        """What replacing a unit moves, over what leaving it out does."""
+        return 2.0 if self.adjacency == "replace_one" else 1.0
+
+    @property
+    def distribution(self) -> Distribution:
+        """What the noise is drawn from."""
+        if not self.shared:
+            return "floating_point_gaussian"
+        return "both" if self.local else "discrete_gaussian"
 
 
 @dataclass(frozen=True)
@@ -42,12 +74,18 @@ class ExampleNoise:
 
 
 def plan_noise(
-    config: SimulationConfig, sizes: Mapping[str, int], *, trainings: int, aggregations: int
+    config: SimulationConfig,
+    sizes: Mapping[str, int],
+    *,
+    trainings: int,
+    aggregations: int,
+    vectors: Mapping[str, int] | None = None,
 ) -> NoisePlan | None:
     """The noise of clients with ``sizes`` training examples; None where privacy.unit is none.
 
     A client is taken to join every one of the run's ``trainings`` and ``aggregations``; what it
-    really joined stands in the ledger.
+    really joined stands in the ledger. ``vectors`` names what an aggregation sends, with the most
+    contributors of a sum of it.
     Raises: ConfigError for a delta, a batch size or a target that cannot be.
     """
     privacy = config.privacy
@@ -66,8 +104,12 @@ def plan_noise(
         )
     if problems:
         raise ConfigError([f"{problem}." for problem in problems])
+    shared = _shared(privacy, vectors or {})
+    local = not vectors or set(vectors) != set(shared)
     noise = {
-        client: _noise_multiplier(config, delta, client, size, trainings, aggregations)
+        client: _noise_multiplier(
+            config, delta, client, size, trainings, aggregations, bool(shared)
+        )
         for client, size in sizes.items()
     }
     clipping_norm = privacy.clipping_norm
@@ -80,7 +122,17 @@ def plan_noise(
         noise,
         config.training.batch_size,
         privacy.mode,
+        shared,
+        local,
     )
+
+
+def _shared(privacy: PrivacyConfig, vectors: Mapping[str, int]) -> dict[str, int]:
+    """The vectors whose noise is shared in the ring."""
+    if privacy.distributed_noise == "none":
+        return {}
+    both = privacy.distributed_noise == "all"
+    return {name: count for name, count in vectors.items() if both or name != TEXT_ADAPTER}
 
 
 def steps_per_training(config: SimulationConfig, size: int) -> int:
@@ -99,6 +151,7 @@ def _noise_multiplier(
     size: int,
     trainings: int,
     aggregations: int,
+    shared: bool,
 ) -> float:
     privacy = config.privacy
     if privacy.noise_multiplier is not None:
@@ -110,6 +163,8 @@ def _noise_multiplier(
         rate = config.training.batch_size / size
         count = trainings * steps_per_training(config, size)
     try:
+        if shared:
+            return calibrate_concentrated(count, target, delta, privacy.adjacency)
         return calibrate(rate, count, target, delta, privacy.adjacency)
     except Unreachable as error:
         what = "steps" if privacy.unit == "example" else "uploads"

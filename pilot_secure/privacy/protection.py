@@ -93,8 +93,11 @@ class Protection:
                 clipping_norm=plan.clipping_norm,
                 noise_multiplier=noise_multiplier,
                 noise=self.noise,
+                shared=plan.shared,
             )
             self.sent = (place, sent)
+            if not set(update) - set(plan.shared):
+                return sent  # the run enters the sums that hold its share of the noise
             self._released(
                 self._client,
                 LocalNoise(
@@ -102,6 +105,7 @@ class Protection:
                     noise_multiplier=noise_multiplier,
                     clipping_norm=plan.clipping_norm,
                     uploads=1,
+                    without=tuple(sorted(plan.shared)),
                 ),
             )
         return self.sent[1]

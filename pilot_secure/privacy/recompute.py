@@ -60,7 +60,8 @@ def claim(
 def _unsupported(release: Release, unit: Unit) -> str | None:
     if isinstance(release, Unprotected):
         return release.reason
-    if release.noise_multiplier == 0:
+    noise = release.noise_steps if isinstance(release, SharedNoise) else release.noise_multiplier
+    if noise == 0:
         return "released without noise"
     per_client = isinstance(release, LocalNoise | SharedNoise)
     if per_client != (unit == "client"):

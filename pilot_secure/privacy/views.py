@@ -46,10 +46,12 @@ class ViewsOfARun:
     """Collects the views of a run's aggregations.
 
     ``noise``: each client's local noise over its sensitivity, empty without client-level noise.
+    ``concentrated``: some of the noise is discrete, shared in a sum, so that epsilon follows from
+    mu squared over two as concentrated DP and not as that of a Gaussian.
     """
 
-    def __init__(self, noise: Mapping[str, float]) -> None:
-        self._noise = noise
+    def __init__(self, noise: Mapping[str, float], *, concentrated: bool = False) -> None:
+        self._noise, self._concentrated = noise, concentrated
         self._leverage: dict[tuple[Viewer, tuple[str, ...], str], dict[str, float]] = {}
         self._distances: dict[tuple[Viewer, tuple[str, ...], str], int] = {}
         self._squares: dict[tuple[Viewer, tuple[str, ...], str], float] = {}
@@ -75,7 +77,7 @@ class ViewsOfARun:
             largest = max(largest, math.inf if mu is None else mu)
         distances = sum(_distances_of(view, client) for view in seen)
         if distances:
-            largest = self._local_mu(client)
+            largest = max(largest, self._local_mu(client))
         self._distances[key] = self._distances.get(key, 0) + distances
         self._squares[key] = self._squares.get(key, 0.0) + largest**2
 
@@ -107,15 +109,13 @@ class ViewsOfARun:
         At ``delta``, epsilon is that of mu or the ``claimed`` one, which holds for every view,
         whichever is smaller.
         """
-        from pilot_secure.privacy.accountants import gaussian_epsilon
-
         entries = []
         for key in sorted(self._leverage):
             kind, members, client = key
             mu = math.sqrt(self._squares[key]) if self._noise else math.inf
             bound = (claimed or {}).get(client, math.inf)
             if delta is not None and self._noise:
-                bound = min(bound, gaussian_epsilon(mu, delta))
+                bound = min(bound, self._epsilon(mu, delta))
             entries.append(
                 EffectivePrivacy(
                     viewer=kind,
@@ -128,6 +128,14 @@ class ViewsOfARun:
                 )
             )
         return entries
+
+    def _epsilon(self, mu: float, delta: float) -> float:
+        from pilot_secure.privacy.accountants import gaussian_epsilon
+        from pilot_secure.privacy.concentrated import concentrated_epsilon
+
+        if self._concentrated:
+            return concentrated_epsilon(mu**2 / 2, delta)
+        return gaussian_epsilon(mu, delta)
 
 
 def _kind(members: tuple[str, ...]) -> Viewer:

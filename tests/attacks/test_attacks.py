@@ -27,7 +27,14 @@ from pilot_secure.attacks.one_run import (
     true_positive_rate,
 )
 from pilot_secure.attacks.simulated import SimulatedUpdates
-from pilot_secure.privacy import ClientLedger, DpSgd, Ledger, LocalNoise, with_claims
+from pilot_secure.privacy import (
+    ClientLedger,
+    DpSgd,
+    Ledger,
+    LocalNoise,
+    SharedNoise,
+    with_claims,
+)
 from protocols.leakage import OpenedRow, rank_and_leverage
 
 
@@ -165,6 +172,24 @@ def test_noise_six_times_too_small_is_caught_in_client_level_noise() -> None:
     claim = claimed(entry, "client")
     sound = audit_client(entry, claimed=claim)
     broken = audit_client(entry, claimed=claim, weakened=6.0)
+    assert (sound.verdict, broken.verdict) == ("PASS", "FAIL")
+
+
+def test_noise_six_times_too_small_is_caught_in_a_sum_with_shared_noise() -> None:
+    """Three survivors, one of whom gives its share away: what is left is six times the term."""
+    release = SharedNoise(
+        round=1, stage=1, sum="task.one", vector="v", noise_steps=round(6000 / math.sqrt(2)),
+        steps_per_unit=2000.0, clipping_norm=0.5, coordinates=1, weights=dict.fromkeys("abc", 1.0),
+    )  # fmt: skip
+    releases = tuple(release.model_copy(update={"round": number}) for number in range(1, 5))
+    entry = ClientLedger(client="a", task="t", num_examples=64, releases=releases)
+    ledger = Ledger(
+        unit="client", adjacency="zero_out", delta=DELTA, max_colluders=1, clients=(entry,)
+    )
+    claim = with_claims(ledger).clients[0].claimed_epsilon
+    sound = audit_client(entry, claimed=claim, max_colluders=1)
+    broken = audit_client(entry, claimed=claim, max_colluders=1, weakened=6.0)
+    assert 1.0 < claim < sound.ceiling
     assert (sound.verdict, broken.verdict) == ("PASS", "FAIL")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,18 @@ import numpy as np
 import pytest
 from conftest import FinishedRun
 
+from pilot_secure.audit.bundle import Bundle, read_escrow
+from pilot_secure.audit.verdicts import Verdict
+from pilot_secure.audit.verify import replay, verify
 from pilot_secure.privacy import Ledger, parse_ledger, recompute, understated
-from pilot_secure.privacy.ledger import DpSgd, LocalNoise, Unprotected
+from pilot_secure.privacy.events import summed_noise
+from pilot_secure.privacy.ledger import (
+    ClientLedger,
+    DpSgd,
+    LocalNoise,
+    SharedNoise,
+    Unprotected,
+)
 from pilot_secure.simulate import main
 
 ROOMY = {"security": {"clip": 200.0, "distance_norm_bound": 1e5}}
@@ -112,6 +123,113 @@ def test_sums_hide_more_than_the_noise_alone(client_run: FinishedRun) -> None:
             assert entry["mu"] == pytest.approx(local)
 
 
+SHARED = {
+    "privacy": {"unit": "client", "target_epsilon": 40.0, "delta": 0.05},
+    "security": {"secure_agg": True, "ring_bits": 32, "insecure_escrow": True},
+}
+
+
+@pytest.fixture(scope="module")
+def shared_run(module_runs: Callable[..., FinishedRun]) -> FinishedRun:
+    """Noise of task adapters in the ring, of text adapters by each client; a client drops out."""
+    gone = {"client": "client-01", "round": 2, "stage": 2, "phase": "masked_input"}
+    settings = {
+        "privacy": {"distributed_noise": "connectors"},
+        "security": {"dropouts": [gone], "min_contributors": 3},
+        "data": {"clients_per_task": 4},
+    }
+    return module_runs("shared", SHARED, ROOMY, settings)
+
+
+def test_shared_noise_is_counted_by_who_survived(shared_run: FinishedRun) -> None:
+    ledger = ledger_of(shared_run)
+    assert (ledger.accountant, ledger.noise) == ("zcdp", "both")
+    mates = {entry.client for entry in ledger.clients if entry.task == ledger.clients[0].task}
+    for entry in ledger.clients:
+        kinds = [(r.kind, r.round) for r in entry.releases]
+        sums = [r for r in entry.releases if isinstance(r, SharedNoise)]
+        assert kinds[:2] == [("local_noise", 1), ("local_noise", 2)]
+        if entry.client == "client-01":  # its second update was never opened
+            assert [r.round for r in sums] == [1]
+            continue
+        assert [(r.round, r.stage) for r in sums] == [(1, 1), (2, 2)]
+        left = 3 if entry.client in mates else 4
+        assert [len(r.weights) for r in sums] == [4, left]
+        assert entry.epsilon is not None and 20 < entry.epsilon <= 40.0
+    worse, better = (
+        {e.epsilon for e in ledger.clients if (e.client in mates) is of_task}
+        for of_task in (True, False)
+    )
+    assert min(worse - {ledger.clients[0].epsilon}) > max(better)
+    assert understated(ledger) == {}
+    assert any("shared in the ring" in caveat for caveat in shared_run.summary.privacy.caveats)
+
+
+def test_the_server_learns_less_from_shared_noise_than_a_distance_tells(
+    shared_run: FinishedRun,
+) -> None:
+    summary, ledger = shared_run.summary, ledger_of(shared_run)
+    local = math.sqrt(2) / summary.privacy.noise_multiplier["client-02"]
+    for entry in summary.leakage.model_extra["effective_privacy"]:
+        if entry["viewer"] == "server" and entry["client"] != "client-01":
+            sums = [r for r in _entry(ledger, entry["client"]).releases if r.kind == "shared_noise"]
+            found = [summed_noise(entry["client"], r, 0) for r in sums]
+            expected = math.sqrt(sum(2 * noise.rho() for noise in found))
+            assert entry["mu"] == pytest.approx(expected, rel=1e-3)
+            assert entry["mu"] < local
+        elif "client-01" not in (entry["client"], *entry["members"]):
+            assert entry["mu"] == pytest.approx(local, rel=1e-3)
+
+
+def _entry(ledger: Ledger, client: str) -> ClientLedger:
+    return next(entry for entry in ledger.clients if entry.client == client)
+
+
+def test_an_auditor_finds_the_noise_of_sums_in_the_ledger(
+    shared_run: FinishedRun, tmp_path: Path
+) -> None:
+    def verdict(folder: Path) -> str:
+        return verify(Bundle.open(folder)).result("D01").verdict
+
+    assert verdict(shared_run.path) == Verdict.PASS
+    reopened = replay(Bundle.open(shared_run.path), read_escrow(shared_run.path / "escrow.json"))
+    assert {reopened.result(rule).verdict for rule in ("M01", "M04", "D01")} == {Verdict.PASS}
+    for name, change in {
+        "more noise": {"noise_steps": 10**6},
+        "more survivors": {"weights": dict.fromkeys(("client-02", "client-03"), 1.0)},
+    }.items():
+        ledger, forged = ledger_of(shared_run), tmp_path / name
+        shutil.copytree(shared_run.path, forged)
+        entries = list(ledger.clients)
+        releases = [
+            r.model_copy(update=change) if isinstance(r, SharedNoise) else r
+            for r in entries[1].releases
+        ]
+        entries[1] = entries[1].model_copy(update={"releases": tuple(releases)})
+        content = ledger.model_copy(update={"clients": tuple(entries)}).to_json()
+        (forged / "ledger.json").write_bytes(content)
+        assert verdict(forged) == Verdict.FAIL
+
+
+def test_all_noise_of_fedavg_may_be_shared(run_tiny: Callable[..., FinishedRun]) -> None:
+    """Text adapters, too, where they are seen in a sum only; the noise is in the means."""
+    settings = {
+        "privacy": {"distributed_noise": "all"},
+        "federation": {"method": "fedavg", "rounds": 1},
+        "security": {"min_contributors": 8},
+    }
+    run = run_tiny(SHARED, settings)
+    ledger = ledger_of(run)
+    assert ledger.noise == "discrete_gaussian"
+    for entry in ledger.clients:
+        assert [r.kind for r in entry.releases] == ["shared_noise"] * 2
+        assert entry.epsilon is not None and 15 < entry.epsilon <= 40.0  # 6 examples of at most 8
+    assert not any("floating-point" in caveat for caveat in run.summary.privacy.caveats)
+    update = next(iter(run.uploads.values()))
+    size = math.sqrt(sum(float(np.square(a).sum()) for v in update.values() for a in v.values()))
+    assert size <= 1.00001  # what enters the ring is clipped, and not noised before it
+
+
 def test_a_second_attempt_sends_the_same_noise() -> None:
     """Fresh noise on the same update would be another release."""
     from pilot_secure.privacy.planning import NoisePlan
@@ -185,6 +303,8 @@ def test_the_protective_stream_is_normal_and_never_repeats() -> None:
     assert not np.array_equal(ProtectiveNoise(Entropy()).normal(8), drawn[:8])
 
 
+SHARES = ["--privacy-unit", "client", "--privacy-noise-multiplier", "30"]
+SHARES += ["--privacy-distributed-noise"]
 BAD = {
     "epsilon of nothing": (["--privacy-target-epsilon", "0"], "expected a number, greater than 0"),
     "epsilon below": (["--privacy-target-epsilon", "-1"], "expected a number, greater than 0"),
@@ -232,6 +352,31 @@ BAD = {
     "no clients": (
         ["--privacy-target-epsilon", "9", "--method", "centralized"],
         "expected none for federation.method centralized",
+    ),
+    "shares of nobody's noise": (
+        ["--privacy-target-epsilon", "9", "--privacy-distributed-noise", "all", "--secure-agg"],
+        "privacy.distributed_noise is all: expected none under privacy.unit example",
+    ),
+    "shares of noise in the clear": (
+        [*SHARES, "connectors"],
+        "privacy.distributed_noise is connectors: expected security.secure_agg",
+    ),
+    "shares on personalised sums": (
+        [*SHARES, "all", "--secure-agg"],
+        "expected none or connectors where text adapters are compared by distance, since a "
+        "distance or a personalised sum sees one client's vector",
+    ),
+    "shares that a client knows": (
+        [*SHARES, "all", "--secure-agg", "--method", "fedavg", "--max-colluders", "0"],
+        "security.max_colluders is 0: expected at least 1 where distributed_noise is all",
+    ),
+    "no connector": (
+        [*SHARES, "connectors", "--secure-agg", "--method", "shepherd"],
+        "expected none or all for shepherd, which sends no connector",
+    ),
+    "shares lost in rounding": (
+        [*SHARES, "all", "--secure-agg", "--method", "fedavg", "--ring-bits", "16"],
+        "security.ring_bits is 16: expected more for privacy.distributed_noise of connector",
     ),
     "no room in the ring": (
         ["--privacy-unit", "client", "--privacy-noise-multiplier", "5", "--secure-agg"],

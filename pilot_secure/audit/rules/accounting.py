@@ -8,8 +8,16 @@ from pilot_secure.audit.attempts import Attempt
 from pilot_secure.audit.bundle import LEDGER, Bundle
 from pilot_secure.audit.entries import Entry
 from pilot_secure.audit.rule import Options, Rule
+from pilot_secure.audit.rules.shares import real_contributors
 from pilot_secure.audit.verdicts import Evidence
-from pilot_secure.privacy import ClientLedger, LedgerError, parse_ledger, understated
+from pilot_secure.privacy import (
+    ClientLedger,
+    LedgerError,
+    SharedNoise,
+    parse_ledger,
+    understated,
+)
+from pilot_secure.privacy.ledger import Release
 from protocols.client_setup import blinding_bytes
 from protocols.distance_lengths import padded_list_bytes
 from protocols.distance_messages import Selection
@@ -22,12 +30,13 @@ from protocols.messages import (
     Plan,
 )
 from protocols.parameters import AggregationParameters
+from protocols.results import fixed_point_of
 from protocols.ring import packed_bytes
 from protocols.shares import SECRET_BYTES
 
 
 class D01Ledger(Rule):
-    """Each claimed epsilon is what the ledger's releases give, and every upload is a release."""
+    """Each claimed epsilon is what the ledger's releases give, and what was opened is a release."""
 
     id = "D01"
     title = "privacy ledger recomputed from events ≤ the claimed epsilon"
@@ -36,6 +45,8 @@ class D01Ledger(Rule):
     def __init__(self, bundle: Bundle, options: Options) -> None:
         super().__init__(bundle, options)
         self._uploaded: dict[tuple[str, int, int], int] = {}
+        self._opened: set[tuple[str, int, int]] = set()
+        self._sums: list[SharedNoise] = []
 
     def see(self, entry: Entry, attempt: Attempt | None) -> None:
         """Note which client sent an upload in which stage of which round."""
@@ -44,6 +55,30 @@ class D01Ledger(Rule):
         if entry.record.phase == "masked_input":
             place = (entry.client, attempt.parameters.round, attempt.parameters.stage)
             self._uploaded.setdefault(place, entry.record.seq)
+
+    def conclude(self, attempt: Attempt) -> None:
+        """Note whose terms were opened, and the noise that a sum's survivors shared."""
+        p = attempt.parameters
+        if p is None or not attempt.opened:
+            return
+        self._opened |= {(client, p.round, p.stage) for client in attempt.survivors}
+        for planned in attempt.plan:
+            vector = p.sum(planned.id).vector
+            if vector in p.noise and planned.id in attempt.opened:
+                fixed = fixed_point_of(p, planned)
+                self._sums.append(
+                    SharedNoise(
+                        round=p.round,
+                        stage=p.stage,  # type: ignore[arg-type]
+                        sum=planned.id,
+                        vector=vector,
+                        noise_steps=fixed.noise_steps,
+                        steps_per_unit=fixed.scale,
+                        clipping_norm=1.0,
+                        coordinates=p.vector_lengths[vector],
+                        weights=dict.fromkeys(real_contributors(attempt, planned), 1.0),
+                    )
+                )
 
     def finish(self) -> None:
         """Compute every epsilon again."""
@@ -61,6 +96,7 @@ class D01Ledger(Rule):
             self.moot = "the ledger claims no finite epsilon"
             return
         self._check_releases(claims)
+        self._check_sums(claims)
         try:
             found = understated(ledger)
         except ImportError:
@@ -72,15 +108,38 @@ class D01Ledger(Rule):
             self.fail(LEDGER, None, what, f"{recomputed:.4f}, from its releases")
 
     def _check_releases(self, claims: Mapping[str, ClientLedger]) -> None:
-        """Whoever uploaded in a stage has a release of that stage in the ledger."""
+        """Whose upload of a stage was opened has a release of that stage in the ledger."""
         for (client, round_number, stage), seq in self._uploaded.items():
-            if client not in claims:
+            if client not in claims or (client, round_number, stage) not in self._opened:
                 continue
             self.checked += 1
             releases = claims[client].releases
             if not any((r.round, r.stage) == (round_number, stage) for r in releases):
                 what = f"{client} uploaded in round {round_number}, stage {stage}"
                 self.fail(LEDGER, seq, what, "a release of that stage in the ledger")
+
+    def _check_sums(self, claims: Mapping[str, ClientLedger]) -> None:
+        """Each survivor of a sum with shared noise has it in the ledger as it was."""
+        for seen in self._sums:
+            for client in seen.weights.keys() & claims.keys():
+                self.checked += 1
+                written = [r for r in claims[client].releases if _same_sum(r, seen)]
+                if not written:
+                    what = f"{seen.sum} of round {seen.round}, stage {seen.stage}, was opened"
+                    expected = (
+                        f"in {client}'s ledger with the noise of {len(seen.weights)} survivors, "
+                        f"{seen.noise_steps} steps each"
+                    )
+                    self.fail(LEDGER, None, what, expected)
+
+
+def _same_sum(release: Release, seen: SharedNoise) -> bool:
+    """Whether a release is this sum with this noise; clip and weights are not in a transcript."""
+    if not isinstance(release, SharedNoise):
+        return False
+    private = {"draw", "clipping_norm", "weights"}
+    same = release.model_dump(exclude=private) == seen.model_dump(exclude=private)
+    return same and release.weights.keys() == seen.weights.keys()
 
 
 class B01Bytes(Rule):
