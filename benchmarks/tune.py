@@ -9,9 +9,12 @@ the clear with a seed of its own, far from those of the tables: the embedded sce
 other clients with other samples to train and to validate on. With the user's own files, part of the
 training file is validated on instead of the test file.
 
-A trial's mark is the mean over tasks of its score after the last aggregation (or ``--moment``) in
-percent of the task's best over all trials of all methods. The best trial of each method is written
-to configs/tuned/PRESET/SCENARIO/METHOD.yaml, and every trial's mark to evidence.json beside it.
+FedDPA-F is searched apart from FedDPA-T, as ``feddpa-f``. A trial's mark is the mean over tasks of
+its score after the last aggregation (or ``--moment``) in percent of the task's best over all trials
+of all methods; of those that are not searched now, the evidence is taken. The best trial of each
+method is written to configs/tuned/PRESET/SCENARIO/METHOD.yaml, and every trial's mark to
+evidence.json beside it.
+
 Trials are cells in ``--out``: called again, the search goes on where it was.
 """
 
@@ -27,7 +30,7 @@ from typing import Any
 
 from benchmarks.cells import ROOT, Cell, code_sha256, merged, run_cells
 from benchmarks.tables.figures import MOMENTS, columns, tasks_of
-from benchmarks.tables.layouts import GENERAL, VISUAL, Row
+from benchmarks.tables.layouts import FEDDPA_F, FINE_TUNING, GENERAL, SHIFT, VISUAL, Row
 from benchmarks.tables.presets import PRESETS, TUNED, Preset
 from pilot_secure.config_file import dump_settings
 from pilot_secure.errors import ConfigError
@@ -43,7 +46,13 @@ KNOBS: dict[str, list[dict[str, Any]]] = {
     "fedprox": [{"methods": {"proximal_weight": mu}} for mu in (0.01, 0.1)],
     "fedadam": [{"methods": {"server_learning_rate": eta}} for eta in (3e-3, 1e-2)],
     "feddpa": [{"methods": {"feddpa_max_weight": most}} for most in (0.5, 1.0)],
+    FEDDPA_F: [{"methods": {"feddpa_max_weight": most}} for most in (0.5, 1.0)],
 }
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in METHODS},
+    FEDDPA_F: ("feddpa", FINE_TUNING),
+}
+"""What is searched, by name: a method, and the settings that make it this form of it."""
 
 Trials = dict[str, list[tuple[dict[str, Any], Cell]]]
 
@@ -51,16 +60,18 @@ Trials = dict[str, list[tuple[dict[str, Any], Cell]]]
 def trials(preset: Preset, name: str, scenario: str, methods: Sequence[str]) -> Trials:
     """Return each method's candidate settings, with the cell that tries them."""
     found: Trials = {}
-    for method in methods:
+    for form in methods:
+        method, settings = FORMS[form]
         for rate in RATES[name]:
-            for knob in KNOBS.get(method, CONNECTOR):
+            for knob in KNOBS.get(form, CONNECTOR):
                 rates = {"learning_rate_stage1": rate, "learning_rate_stage2": rate}
                 chosen = merged({"training": rates}, knob)
-                row = Row(f"{method} {_short(chosen)}", method, merged(SIZES.get(name, {}), chosen))
+                own = merged(SIZES.get(name, {}), chosen, settings)
+                row = Row(f"{form} {_short(chosen)}", method, own)
                 cell = preset.cell(scenario, row, VALIDATION_SEED, secure=False, tuned=False)
                 without = {"federation": {"score_base": False}}
-                settings = _validated_on_training_files(merged(cell.settings, without))
-                found.setdefault(method, []).append((chosen, Cell(cell.label, settings)))
+                tried = _validated_on_training_files(merged(cell.settings, without))
+                found.setdefault(form, []).append((chosen, Cell(cell.label, tried)))
     return found
 
 
@@ -115,9 +126,14 @@ def choose(options: argparse.Namespace, scenario: str, by_method: Trials) -> Non
         method: [_by_task(cell, options.out, options.moment) for _, cell in many]
         for method, many in by_method.items()
     }
-    marked = marks(scores)
     folder = options.tuned / options.preset / scenario
     evidence = _evidence(folder / "evidence.json")
+    others = {
+        form: [trial["scores"] for trial in found["trials"]]
+        for form, found in evidence.items()
+        if found["moment"] == options.moment
+    }
+    marked = marks({**others, **scores})
     for method, many in by_method.items():
         place = max(range(len(many)), key=lambda i: marked[method][i])
         chosen, mark = many[place][0], marked[method][place]
@@ -150,18 +166,19 @@ def _by_task(cell: Cell, folder: Path, moment: str) -> dict[str, float]:
 
 
 def _yaml(
-    options: argparse.Namespace, scenario: str, method: str, chosen: dict[str, Any], mark: float
+    options: argparse.Namespace, scenario: str, form: str, chosen: dict[str, Any], mark: float
 ) -> str:
     """The chosen settings alone, on top of the scenario's own file, with what they are for."""
     file = PRESETS[options.preset].files[scenario]
     comment = (
-        f"{method} on {scenario}: the best of {len(RATES[options.preset]) * 2} trials on\n"
+        f"{form} on {scenario}: the best of {len(RATES[options.preset]) * 2} trials on\n"
         f"validation data, {mark:.1f} % of the best score of any method\n"
         f"(mean of tasks, {options.moment}).\n"
         f"Chosen by python -m benchmarks.tune --preset {options.preset}; all trials are in "
         f"evidence.json.\nThe tables put this on top of configs/{file}."
     )
-    content = merged(chosen, {"federation": {"method": method}})
+    method, settings = FORMS[form]
+    content = merged(chosen, settings, {"federation": {"method": method}})
     return dump_settings(content, comment)
 
 
@@ -175,14 +192,17 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--preset", choices=sorted(RATES), default="embedded")
     parser.add_argument(
-        "--scenarios", nargs="+", choices=[VISUAL, GENERAL], default=[VISUAL, GENERAL]
+        "--scenarios", nargs="+", choices=[VISUAL, GENERAL, SHIFT], default=[VISUAL, GENERAL]
     )
-    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=sorted(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=sorted(FORMS), default=sorted(FORMS))
     parser.add_argument("--moment", choices=MOMENTS, default="after_aggregation")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=None, help="cells; default runs/tune-PRESET")
     parser.add_argument("--tuned", type=Path, default=TUNED, help="where chosen values go")
     options = parser.parse_args(argv)
+    unknown = set(options.scenarios) - set(PRESETS[options.preset].files)
+    if unknown:
+        parser.error(f"--scenarios: preset {options.preset} has no {', '.join(unknown)}")
     if options.jobs < 1:
         parser.error("--jobs: expected at least 1")
     options.out = options.out or ROOT / "runs" / f"tune-{options.preset}"

@@ -93,6 +93,8 @@ def markdown(found: Scores) -> str:
     for base, tasks in found.items():
         for task, scores in tasks.items():
             lines.append(f"| {base} | {task} | {' | '.join(map(_pm, scores.values()))} |")
+    seeds = max(len(values) for row in found[BASES[0]].values() for values in row.values())
+    lines += ["", f"{seeds} seeds." if seeds > 1 else "One seed."]
     return "\n".join(lines) + "\n"
 
 

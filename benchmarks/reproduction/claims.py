@@ -25,6 +25,7 @@ CLAIMS: dict[int, tuple[Claim, ...]] = {
     4: (("Pilot with CT-CLIP", "Pilot"),),
     5: tuple(("M = 6", row) for row in ("same task", "all clients", "M = 5", "M = 7")),
     6: (("local task adapter", "random"),),
+    7: _METHODS,
 }
 """Of the paper's own rows alone. Tables 3, 5 and 6 are read as what its choices imply: every part
 that it keeps helps, M = 6 is the best of its values, and so on."""

@@ -2,6 +2,7 @@
 
     python -m benchmarks.tables --tables 1 2 --preset embedded --seeds 3 --jobs 2
     python -m benchmarks.tables --tables 4 --counts-only
+    python -m benchmarks.tables --tables 7     # beyond the paper: configs/visual-shift.yaml
 
 One run for each row and seed, in the clear unless ``--secure-agg``, with the settings that
 ``benchmarks.tune`` chose for the row's method where there are any. Results go into ``--out``: cells
@@ -76,6 +77,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.seeds < 1 or options.jobs < 1:
         parser.error("--seeds and --jobs: expected at least 1")
+    files = PRESETS[options.preset].files
+    for number in options.tables:
+        if TABLES[number].scenario not in files:
+            parser.error(f"--tables {number}: preset {options.preset} has no such scenario")
     options.out = options.out or ROOT / "runs" / f"tables-{options.preset}"
     return options
 

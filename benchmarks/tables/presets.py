@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import ROOT, Cell, merged
-from benchmarks.tables.layouts import GENERAL, VISUAL, Row
+from benchmarks.tables.layouts import GENERAL, SHIFT, VISUAL, Row
 from pilot_secure.config_file import read_config_file
 
 TUNED = ROOT / "configs" / "tuned"
@@ -26,7 +26,7 @@ class Preset:
         """Return a row's cell: the scenario's file, the method's tuned values, the row's own."""
         layers = [
             read_config_file(ROOT / "configs" / self.files[scenario]),
-            self.tuned_settings(scenario, row.method) if tuned else {},
+            self.tuned_settings(scenario, row.tuned or row.method) if tuned else {},
             self.settings,
             {"federation": {"method": row.method, "score_base": row.method == "local"}},
             row.settings,
@@ -34,18 +34,18 @@ class Preset:
         ]
         return Cell(f"{row.label}, {scenario}, seed {seed}", merged(*layers))
 
-    def tuned_settings(self, scenario: str, method: str) -> dict[str, Any]:
-        """Return the chosen training settings of a method; nothing where it was not tuned."""
-        path = tuned_file(self.tuned, scenario, method) if self.tuned else None
+    def tuned_settings(self, scenario: str, name: str) -> dict[str, Any]:
+        """Return the chosen settings of a method or form of it; nothing where it was not tuned."""
+        path = tuned_file(self.tuned, scenario, name) if self.tuned else None
         if path is None or not path.exists():
             return {}
         content = read_config_file(path)
         return {s: content[s] for s in ("training", "methods", "federation") if s in content}
 
 
-def tuned_file(preset: str, scenario: str, method: str) -> Path:
-    """Return where a method's tuned configuration is."""
-    return TUNED / preset / scenario / f"{method}.yaml"
+def tuned_file(preset: str, scenario: str, name: str) -> Path:
+    """Return where the tuned configuration of a method, or of a form of it, is."""
+    return TUNED / preset / scenario / f"{name}.yaml"
 
 
 def exchanges(method: str) -> bool:
@@ -53,11 +53,12 @@ def exchanges(method: str) -> bool:
     return method not in ("local", "centralized")
 
 
+_EMBEDDED = {scenario: f"{scenario}.yaml" for scenario in (VISUAL, GENERAL, SHIFT)}
 _FAST = {"security": {"keep_payloads": False}}
 
 PRESETS = {
     "embedded": Preset(
-        files={VISUAL: "visual-understanding.yaml", GENERAL: "general-vqa.yaml"},
+        files=_EMBEDDED,
         settings=merged(_FAST, {"data": {"test_samples": 300}}),
         tuned="embedded",
     ),
@@ -71,7 +72,7 @@ PRESETS = {
         shapes="llava-1.5-7b",
     ),
     "smoke": Preset(
-        files={VISUAL: "visual-understanding.yaml", GENERAL: "general-vqa.yaml"},
+        files=_EMBEDDED,
         settings=merged(
             _FAST,
             {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cells, tune
-from benchmarks.tables.layouts import VISUAL, Row
+from benchmarks.tables.layouts import TABLES, VISUAL, Row
 from benchmarks.tables.presets import PRESETS, Preset
 from pilot_secure.config import SimulationConfig
 from pilot_secure.config_checks import validate
@@ -19,7 +19,8 @@ from pilot_secure.federation.methods import METHODS
 
 @pytest.mark.parametrize("name", ["embedded", "paper"])
 def test_every_method_has_the_same_number_of_trials(name: str) -> None:
-    found = tune.trials(PRESETS[name], name, VISUAL, sorted(METHODS))
+    found = tune.trials(PRESETS[name], name, VISUAL, sorted(tune.FORMS))
+    assert set(found) == {*METHODS, "feddpa-f"}
     assert {len(many) for many in found.values()} == {8}
     every = [cell for many in found.values() for _, cell in many]
     assert len({cell.id for cell in every}) == len(every)
@@ -32,6 +33,40 @@ def test_a_mark_is_in_percent_of_the_best_of_all_methods() -> None:
     """Best 40 and 8: (20/40 + 8/8)/2 = 75 %, (40/40 + 2/8)/2 = 62.5 %."""
     scores = {"one": [{"read": 20.0, "draw": 8.0}], "other": [{"read": 40.0, "draw": 2.0}]}
     assert tune.marks(scores) == {"one": [75.0], "other": [62.5]}
+
+
+def test_a_form_is_tuned_apart_and_marked_against_the_others_evidence(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setitem(tune.RATES, "embedded", (1e-3,))
+    monkeypatch.setitem(tune.KNOBS, "feddpa-f", tune.KNOBS["feddpa-f"][1:])
+    tiny = {"data": {"samples_per_client": 4, "test_samples": 2}, "model": {"max_new_tokens": 2}}
+    base = {"model": {"base": str(tiny_base), "lora_rank": 2}}
+    monkeypatch.setitem(tune.SIZES, "embedded", cells.merged(tiny, base))
+    folder = tmp_path / "embedded" / VISUAL
+    folder.mkdir(parents=True)
+    tasks = ("question-answering", "captioning", "grounding")
+    best = {"settings": {}, "scores": dict.fromkeys(tasks, 1e6), "mark": 100.0}
+    known = {"pilot": {"moment": "after_aggregation", "trials": [best]}}
+    (folder / "evidence.json").write_text(json.dumps(known))
+    arguments = ["--scenarios", VISUAL, "--methods", "feddpa-f", "--out", str(tmp_path / "cells")]
+    assert tune.main([*arguments, "--tuned", str(tmp_path)]) == 0
+    evidence = json.loads((folder / "evidence.json").read_text())
+    assert evidence["pilot"] == known["pilot"]
+    assert all(trial["mark"] < 1 for trial in evidence["feddpa-f"]["trials"])
+    chosen = validate(SimulationConfig, read_config_file(folder / "feddpa-f.yaml"))
+    assert chosen.federation.method == "feddpa"
+    assert chosen.methods.feddpa_variant == "fine_tuning"
+    assert chosen.methods.feddpa_max_weight == 1.0
+    monkeypatch.setattr("benchmarks.tables.presets.TUNED", tmp_path)
+    labels = {row.label: row for row in TABLES[1].rows}
+    rates = {
+        label: PRESETS["embedded"].cell(VISUAL, labels[label], 0, secure=False).config.training
+        for label in ("FedDPA-F", "FedDPA-T")
+    }
+    assert rates["FedDPA-F"].learning_rate_stage1 == 1e-3
+    assert rates["FedDPA-T"].learning_rate_stage1 == 6e-3
 
 
 def test_what_is_chosen_is_what_the_tables_take(

@@ -29,7 +29,7 @@ def test_every_base_task_and_part_is_scored(
         assert all(list(row) == list(visual_shift.PARTS) for row in tasks.values())
     lines = (tmp_path / "visual-shift.md").read_text().splitlines()
     assert lines[0] == "| base | task | base | connector only | LoRA only | both |"
-    assert len(lines) == 2 + 6
+    assert len(lines) == 2 + 6 + 2 and lines[-1] == "One seed."
 
 
 def test_what_is_not_trained_does_not_move(
