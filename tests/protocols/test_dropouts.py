@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_process import Federation
+from in_process import KEY_HOLDER_TRUST, Federation
 from test_aggregation import assert_equals_reference
 
 from protocols import smallest_threshold
@@ -257,3 +257,23 @@ def test_a_task_below_its_minimum_before_the_plan_is_not_planned() -> None:
     assert "at the plan" in report.skipped["task-2"]
     assert all(planned.id != "task-2" for planned in report.plan)
     assert report.aborted is None
+
+
+@pytest.mark.parametrize(
+    ("early", "options"),
+    [("distance_upload", {}), ("distance_reply", {}), ("distance_upload", KEY_HOLDER_TRUST)],
+    ids=["peer, before its upload", "peer, before its replies", "key holder, before its upload"],
+)
+def test_real_distances_name_who_was_there(early: str, options: Mapping[str, object]) -> None:
+    """Gone before its upload, or between upload and reply, a client is in nobody's row."""
+    federation = Federation(count=6, num_tasks=1, options={"num_neighbours": 3, **options})
+    federation.run(drop_before={early: {"client-02"}, "masked_input": {"client-05"}})
+    report = federation.server.report
+    assert (report.aborted, federation.errors) == (None, {})
+    for name in report.survivors["deliver"]:
+        result = federation.clients[name].result
+        assert set(result.row) == set(federation.cohort) - {name, "client-02"}
+        nearest = sorted(result.row, key=lambda peer: (result.row[peer], peer))[:3]
+        assert set(result.neighbours) == set(nearest)
+    for sum_id, contributors in report.opened.items():
+        assert not {"client-02", "client-05"} & set(contributors), sum_id
