@@ -5,9 +5,11 @@ Tables, one thread, CPU seconds:
 1. K = 9 clients with 1.6e8 numbers each (a 7B model's LoRA): one client's whole work with the
    default sketch, measured, for each sketch size.
 2. K = 100: measured unit costs times their number, for both trust models.
-3. Growth with D and with K against the law: a + b * chunks for one reply and one pair,
-   K - 1 replies for a client, K (K - 1) / 2 pairs for a server.
-4. Where parallelism helps: wall seconds of a server's pairs by one worker, threads, processes.
+3. Growth with D (numbers encrypted) and with K against the law: a + b * chunks for one reply and
+   one pair, K (K - 1) replies of all clients, K (K - 1) / 2 pairs of a server. The law is fitted to
+   all points but the largest, which it then predicts.
+4. Where parallelism helps: a server's pairs, by threads and by the worker processes that a run
+   uses, for cohorts of several sizes; wall seconds, and CPU seconds of all processes.
 
     python benchmarks/distance_cost.py
     python benchmarks/distance_cost.py --length 1000000 --plot growth.png
@@ -16,17 +18,21 @@ Tables, one thread, CPU seconds:
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from itertools import combinations
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 
+from pilot_secure.federation.pair_pool import PairPool
+from protocols import key_holder
 from protocols.distance_frames import DIGEST_BYTES
 from protocols.distances import DistanceParty, reply_length, upload_length
 from protocols.entropy import Entropy
@@ -37,6 +43,7 @@ from protocols.key_holder import (
     holder_upload_length,
     keys_length,
 )
+from protocols.pair_jobs import PairJob, Results
 from protocols.sketch import sketch
 
 _Result = TypeVar("_Result")
@@ -44,11 +51,11 @@ PEER, HOLDER = "peer-4096", "holder-8192"
 SKETCH_SIZES = (4096, 16384, 65536, 131072)
 DEFAULT_SKETCH = 65536
 NORM_BOUND = 2.0
-PARALLEL_LENGTH = 32768
+PARALLEL_CLIENTS = (9, 33, 46, 100)
 BLOCK = 1 << 22
 REPEATS = 5
 GROWTH_LENGTHS = (4096, 16384, 32768, 65536, 131072)
-GROWTH_CLIENTS = (2, 4, 6, 9)
+GROWTH_CLIENTS = (3, 6, 9, 12, 18)
 
 
 def main() -> None:
@@ -56,7 +63,8 @@ def main() -> None:
     _one_client(options.length, options.clients)
     _hundred(options.sketch)
     growth = _growth()
-    _parallel(options.workers)
+    for clients in PARALLEL_CLIENTS:
+        _parallel(clients, options.sketch, options.workers)
     if options.plot is not None:
         _plot(growth, options.plot)
 
@@ -180,8 +188,8 @@ def _holder_units(size: int, clients: int = 5) -> dict[str, float]:
 
 
 def _growth() -> dict[str, list[tuple[float, float, float]]]:
-    """{what: [(x, measured, predicted)]}, the prediction fitted on the two ends."""
-    print("\n3. growth: measured CPU seconds, and the law fitted by least squares")
+    """{what: [(x, measured, predicted)]}, the largest x last."""
+    print("\n3. growth: measured CPU seconds, and the law fitted to all points but the last")
     curves = {}
     reply_points = [(length, _peer_units(length)[1]) for length in GROWTH_LENGTHS]
     pair_points = [(length, _holder_units(length)["pair"]) for length in GROWTH_LENGTHS]
@@ -189,6 +197,8 @@ def _growth() -> dict[str, list[tuple[float, float, float]]]:
     curves["one pair, by D"] = _fitted(pair_points, lambda d: -(-d // 8192))
     rounds = [(k, _round(k)) for k in GROWTH_CLIENTS]
     curves["all replies and openings, by K"] = _fitted(rounds, lambda k: k * (k - 1))
+    servers = [(k, _server(k)) for k in GROWTH_CLIENTS]
+    curves["a server's pairs, by K"] = _fitted(servers, lambda k: k * (k - 1) // 2)
     for name, points in curves.items():
         print(f"{name:<34}{'measured':>10}{'law':>10}{'ratio':>8}")
         for x, measured, predicted in points:
@@ -210,42 +220,52 @@ def _round(clients: int, size: int = 16384) -> float:
     return _cpu(exchange)[1]
 
 
+def _server(clients: int, size: int = 16384) -> float:
+    """CPU seconds of a server's pairs, beside what the uploads take to load."""
+    units = _holder_units(size, clients)
+    return units["pair"] * clients * (clients - 1) / 2
+
+
 def _fitted(
     points: list[tuple[int, float]], law: Callable[[int], int]
 ) -> list[tuple[float, float, float]]:
-    """Least squares of a + b * law(x)."""
+    """Least squares of a + b * law(x), weighing relative errors, without the last point."""
     xs, ys = zip(*points, strict=True)
-    design = np.array([[1.0, law(x)] for x in xs])
-    coefficients = np.linalg.lstsq(design, np.array(ys), rcond=None)[0]
+    design, seen = np.array([[1.0, law(x)] for x in xs]), np.array(ys)
+    relative = design[:-1] / seen[:-1, None]
+    coefficients = np.linalg.lstsq(relative, np.ones(len(xs) - 1), rcond=None)[0]
     return list(zip(xs, ys, (design @ coefficients).tolist(), strict=True))
 
 
-def _share_of_pairs(job: tuple[bytes, dict[str, bytes], list[tuple[str, str]]]) -> int:
-    keys, uploads, pairs = job
-    return len(DistanceServer(HOLDER, PARALLEL_LENGTH, keys).evaluate(uploads, pairs))
+@dataclass(frozen=True)
+class _Threads:
+    """Threads in the place of processes, to see that they gain nothing."""
+
+    count: int
+
+    def run(
+        self, function: Callable[[PairJob], Results], jobs: Iterable[PairJob]
+    ) -> Iterator[Results]:
+        with ThreadPoolExecutor(self.count) as pool:
+            yield from pool.map(function, jobs)
 
 
-def _parallel(workers: int, clients: int = 16) -> None:
-    """A server's pairs by one worker, by threads and by processes, wall seconds."""
-    holder = KeyHolder(HOLDER, PARALLEL_LENGTH, NORM_BOUND, Entropy())
-    blinding, keys = Entropy().read(16), holder.keys()
-    uploads = {}
-    for i in range(clients):
-        vector = _unit(PARALLEL_LENGTH, i)
-        uploads[f"{i:03}"] = KeyHolderClient(vector, HOLDER, NORM_BOUND, blinding).upload(keys)
-    pairs = list(combinations(sorted(uploads), 2))
-    size = -(-len(pairs) // workers)
-    shares = [(keys, uploads, pairs[i * size : (i + 1) * size]) for i in range(workers)]
-    print(f"\n4. {len(pairs)} pairs of {PARALLEL_LENGTH}, {workers} workers, wall seconds")
-    start = time.perf_counter()
-    _share_of_pairs((keys, uploads, pairs))
-    print(f"{'one worker':<20}{time.perf_counter() - start:>8.2f}")
-    for name, kind in (("threads", ThreadPoolExecutor), ("processes", ProcessPoolExecutor)):
-        with kind(workers) as pool:
-            list(pool.map(_share_of_pairs, [(keys, uploads, pairs[:1])] * workers))
-            start = time.perf_counter()
-            list(pool.map(_share_of_pairs, shares))
-            print(f"{name:<20}{time.perf_counter() - start:>8.2f}")
+def _parallel(clients: int, size: int, count: int) -> None:
+    """A server's pairs by one process, by threads and by processes."""
+    holder, blinding = KeyHolder(HOLDER, size, NORM_BOUND, Entropy()), Entropy().read(16)
+    keys = holder.keys()
+    makers = [KeyHolderClient(_unit(size, i), HOLDER, NORM_BOUND, blinding) for i in range(clients)]
+    uploads = {f"{i:03}": maker.upload(keys) for i, maker in enumerate(makers)}
+    print(f"\n4. {clients} clients, sketch {size}, {count} workers, all pairs")
+    print(f"{'':<12}{'pairs':>8}{'wall s':>9}{'CPU s':>9}")
+    for name, workers in (("one", None), ("threads", _Threads(count)), ("pool", PairPool(count))):
+        server = DistanceServer(HOLDER, size, keys, workers)
+        with mock.patch.object(key_holder, "LEAST_PAIRS", 1):
+            before, start = os.times(), time.perf_counter()
+            pairs = len(server.digests(uploads))
+            seconds, after = time.perf_counter() - start, os.times()
+        busy = sum(after[:4]) - sum(before[:4])
+        print(f"{name:<12}{pairs:>8}{seconds:>9.2f}{busy:>9.2f}", flush=True)
 
 
 def _plot(curves: dict[str, list[tuple[float, float, float]]], place: Path) -> None:

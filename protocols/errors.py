@@ -63,6 +63,10 @@ class PeerError(ProtocolError):
         self.phase = phase
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[PeerError], tuple[str, str, str]]:
+        """Pickle by the three parts: processes tell each other of faults."""
+        return type(self), (self.party, self.phase, self.reason)
+
 
 class MalformedMessage(PeerError):
     """Bytes that are not the canonical form of the message that was due."""

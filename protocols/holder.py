@@ -46,6 +46,7 @@ from protocols.frame_sizes import largest_due, largest_frame
 from protocols.identity import KEY_HOLDER, SERVER, Identity, Roster
 from protocols.keys import KEY_BYTES, Channel, KeyPair
 from protocols.messages import Advertisement, Advertisements, Box, Message
+from protocols.pair_jobs import PairWorkers
 from protocols.parameters import AggregationParameters
 from protocols.plan import session_id
 from protocols.states import HOLDER, find
@@ -107,11 +108,12 @@ class AggregationKeyHolder:
         roster: Roster,
         guard: AnswerGuard,
         max_releases: int,
+        pair_workers: PairWorkers | None = None,
     ) -> None:
         """Take the pinned roster, and the guard that this key holder has always had.
 
         ``max_releases`` bounds how often distances of the same updates are released, in whatever
-        attempts.
+        attempts; ``pair_workers`` share many pairs.
 
         Raises:
             ParameterError: parameters without a key holder, another roster, or another identity.
@@ -121,6 +123,7 @@ class AggregationKeyHolder:
             raise ParameterError(f"{identity.name}: these parameters give it no key to hold")
         self._parameters, self._identity, self._roster = parameters, identity, roster
         self._entropy, self._guard, self._max_releases = entropy, guard, max_releases
+        self._pair_workers = pair_workers
         self._state: HolderState = HolderIdle()
 
     @property
@@ -183,6 +186,7 @@ class AggregationKeyHolder:
             measured_length(parameters),
             sketch_bound(parameters),
             self._entropy,
+            self._pair_workers,
         )
         row_key = KeyPair(self._entropy.read(KEY_BYTES))
         reply = HolderKeys(

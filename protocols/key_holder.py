@@ -50,6 +50,7 @@ from .distance_values import (
 )
 from .errors import AttemptAborted, BadDistance, LocalProtocolError
 from .identity import KEY_HOLDER, SERVER
+from .pair_jobs import LEAST_PAIRS, PairJob, PairWorkers, Results, cut_pairs
 from .parameter_sets import ParameterSet
 from .parameter_sets import parameter_set as lookup
 from .residues import ResidueError, pack, unpack
@@ -181,14 +182,22 @@ class KeyHolderClient:
 class DistanceServer:
     """The server's part, and the holder's repetition of it: all pairs from the uploads.
 
-    Holds no secret. ``keys`` and uploads are public to server and holder.
+    Holds no secret. ``keys`` and uploads are public to server and holder. With ``workers`` of a
+    count above 1, many pairs are spread over them.
     """
 
-    def __init__(self, parameter_set: str, sketch_length: int, keys: bytes) -> None:
+    def __init__(
+        self,
+        parameter_set: str,
+        sketch_length: int,
+        keys: bytes,
+        workers: PairWorkers | None = None,
+    ) -> None:
         self._parameters = lookup(parameter_set, "key_holder")
         self._length = sketch_length
         self._ring = ring_for(self._parameters)
-        self._keys = _PublicKeys(self._ring, keys, sketch_length)
+        self._key_bytes, self._keys = keys, _PublicKeys(self._ring, keys, sketch_length)
+        self._workers = workers
 
     def check(self, upload: bytes, sender: str) -> None:
         """Refuse an upload that could not be evaluated.
@@ -205,9 +214,8 @@ class DistanceServer:
         """The encrypted distance of every pair of clients whose uploads are here.
 
         A client without an upload is in no pair. Pairs are (a, b) with a before b; naming some of
-        them computes those only, so that processes can share the work (the binding holds the
-        interpreter's lock: threads cannot). The result is a function of keys and uploads alone,
-        byte for byte.
+        them computes those only. The result is a function of keys and uploads alone, byte for
+        byte, whoever works on it.
 
         Raises:
             BadDistance: naming the client whose upload :meth:`check` would refuse.
@@ -226,9 +234,29 @@ class DistanceServer:
     def each(
         self, uploads: Mapping[str, bytes], pairs: Collection[Pair] | None = None
     ) -> Iterator[tuple[Pair, bytes]]:
-        """What :meth:`evaluate` returns, one pair after the other."""
+        """What :meth:`evaluate` returns, one pair after the other, in whatever order."""
         wanted = list(combinations(sorted(uploads), 2)) if pairs is None else sorted(pairs)
+        workers = self._workers
+        if workers is not None and workers.count > 1 and len(wanted) >= LEAST_PAIRS:
+            for results in workers.run(evaluate_job, self._jobs(uploads, wanted, workers.count)):
+                yield from results
+            return
         names = uploads.keys() if pairs is None else {name for pair in wanted for name in pair}
+        yield from self._here(uploads, names, wanted)
+
+    def _jobs(
+        self, uploads: Mapping[str, bytes], wanted: Collection[Pair], count: int
+    ) -> Iterator[PairJob]:
+        """The pairs as jobs, each with its uploads only."""
+        name, length, keys = self._parameters.name, self._length, self._key_bytes
+        for part in cut_pairs(wanted, count):
+            needed = {name: uploads[name] for pair in part for name in pair}
+            yield PairJob(name, length, keys, needed, part)
+
+    def _here(
+        self, uploads: Mapping[str, bytes], names: Collection[str], wanted: Collection[Pair]
+    ) -> Iterator[tuple[Pair, bytes]]:
+        """The wanted pairs, evaluated in this process, once the uploads of ``names`` are loaded."""
         ring, keys = self._ring, self._keys
         loaded = {name: self._load(uploads[name], name) for name in sorted(names)}
         norms = {name: self._norm(chunks, name) for name, chunks in loaded.items()}
@@ -283,15 +311,27 @@ class DistanceServer:
             raise BadDistance(sender, PHASE, str(error)) from error
 
 
+def evaluate_job(job: PairJob) -> Results:
+    """The encrypted distances of a job's pairs, in whatever process."""
+    server = DistanceServer(job.parameter_set, job.sketch_length, job.keys)
+    return list(server.each(job.uploads, job.pairs))
+
+
 class KeyHolder:
     """The party with the secret key of one aggregation.
 
     Secrecy: it learns all distances, norms and inner products of sketches; it must not collude
-    with any client (nor, for the coordinates of unblinded data, with the server).
+    with any client (nor, for the coordinates of unblinded data, with the server). ``workers``, if
+    any, see uploads and encrypted distances, and no key.
     """
 
     def __init__(
-        self, parameter_set: str, sketch_length: int, norm_bound: float, entropy: RandomSource
+        self,
+        parameter_set: str,
+        sketch_length: int,
+        norm_bound: float,
+        entropy: RandomSource,
+        workers: PairWorkers | None = None,
     ) -> None:
         self._parameters = lookup(parameter_set, "key_holder")
         self._length = sketch_length
@@ -300,6 +340,7 @@ class KeyHolder:
         self._ring = ring_for(self._parameters)
         self._secret = SecretKey(self._ring)
         self._keys = self._make_keys()
+        self._workers = workers
         self._spent = False
 
     def __repr__(self) -> str:
@@ -339,7 +380,7 @@ class KeyHolder:
         self._spent = True
         if set(digests) != set(combinations(sorted(uploads), 2)):
             raise BadDistance(SERVER, PHASE, "results for other pairs than the uploads give")
-        own = DistanceServer(self._parameters.name, self._length, self._keys)
+        own = DistanceServer(self._parameters.name, self._length, self._keys, self._workers)
         rows: dict[str, dict[str, float]] = {name: {} for name in sorted(uploads)}
         impossible: list[tuple[str, ...]] = []
         for pair, result in own.each(uploads):

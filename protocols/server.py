@@ -17,6 +17,7 @@ from protocols.frame import open_frame, seal
 from protocols.frame_sizes import largest_frame
 from protocols.identity import Identity, Roster
 from protocols.messages import OpenedSum, PlannedSum
+from protocols.pair_jobs import PairWorkers
 from protocols.parameters import AggregationParameters
 from protocols.results import mean_of
 from protocols.server_masking import MaskedInputs
@@ -77,14 +78,17 @@ class AggregationServer:
         *,
         roster: Roster,
         allocate: Allocate = allocate_in_memory,
+        pair_workers: PairWorkers | None = None,
     ) -> None:
         """Take the pinned roster; ``allocate`` gives zeroed words for a sum (memory or disk).
+
+        ``pair_workers`` share the many pairs of encrypted distances under key-holder trust.
 
         Raises:
             ParameterError: the roster does not fit the parameters or the identity.
         """
         check_pinned(parameters, identity, roster)
-        self._context = ServerContext(parameters, identity, roster, allocate)
+        self._context = ServerContext(parameters, identity, roster, allocate, pair_workers)
         self._entropy = entropy
         self._phase: Phase | None = Advertise(self._context)
         self._heard: set[str] = set()

@@ -23,8 +23,7 @@ from protocols.errors import AttemptAborted, BadDistance, MalformedMessage
 from protocols.frame import expect, frame_hash, open_frame
 from protocols.identity import KEY_HOLDER, SERVER
 from protocols.messages import Box, Message
-from protocols.parameters import AggregationParameters
-from protocols.server_phase import Phase, Setup, check_boxes
+from protocols.server_phase import Phase, ServerContext, Setup, check_boxes
 from protocols.server_select import Select
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class HolderHeard:
 
 
 def hear_holder(
-    parameters: AggregationParameters, session: bytes, message: Message, frame: bytes
+    context: ServerContext, session: bytes, message: Message, frame: bytes
 ) -> HolderHeard:
     """Return the key holder's keys, loaded.
 
@@ -49,12 +48,13 @@ def hear_holder(
     """
     from protocols.key_holder import DistanceServer
 
-    phase = "share"
+    phase, parameters = "share", context.parameters
     keys = expect(message, HolderKeys, session, SERVER, phase)
     if len(keys.keys) != holder_keys_bytes(parameters):
         raise BadDistance(KEY_HOLDER, phase, f"keys of {len(keys.keys)} bytes")
     name, length = parameters.distance_parameter_set, measured_length(parameters)
-    return HolderHeard(frame, DistanceServer(name, length, keys.keys))
+    server = DistanceServer(name, length, keys.keys, context.pair_workers)
+    return HolderHeard(frame, server)
 
 
 def there(heard: HolderHeard | None, phase: str) -> HolderHeard:

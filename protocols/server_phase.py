@@ -14,6 +14,7 @@ from protocols.graph import peers_of
 from protocols.identity import Identity, Roster
 from protocols.keys import TAG_BYTES
 from protocols.messages import Advertisement, Box, EncryptedShares, Message
+from protocols.pair_jobs import PairWorkers
 from protocols.parameters import AggregationParameters
 
 
@@ -25,6 +26,7 @@ class ServerContext:
     identity: Identity = field(repr=False)
     roster: Roster
     allocate: Allocate
+    pair_workers: PairWorkers | None = None
 
 
 class Phase(ABC):

@@ -111,7 +111,7 @@ class Share(Phase):
     def take(self, client: str, message: Message, frame: bytes) -> None:
         """Keep one client's shares if there is one box and one list per member."""
         if client == KEY_HOLDER:
-            self.holder = hear_holder(self.context.parameters, self.next_session, message, frame)
+            self.holder = hear_holder(self.context, self.next_session, message, frame)
             return
         dealt = expect(message, EncryptedShares, self.next_session, SERVER, self.name)
         specs = self.context.parameters.sums_of(client)

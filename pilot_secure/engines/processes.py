@@ -102,8 +102,7 @@ class _ProcessLink:
 
 def _serve(connection: Connection, build: Build, setting: Any) -> None:
     """Be a worker process: do what comes through the pipe, one after the other."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the starter's to handle
-    threading.Thread(target=_end_with_the_starter, daemon=True).start()
+    depend_on_the_starter()
     far_end = FarEnd(build, setting, connection.send)
     try:
         while True:
@@ -112,8 +111,13 @@ def _serve(connection: Connection, build: Build, setting: Any) -> None:
         return  # whoever started this process is gone
 
 
+def depend_on_the_starter() -> None:
+    """Leave Ctrl-C to the process that started this one, and end when it ends, in whatever way."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_starter, daemon=True).start()
+
+
 def _end_with_the_starter() -> None:
-    """End at once when the process that started this one ends, in whatever way."""
     starter = multiprocessing.parent_process()
     if starter is not None:
         starter.join()

@@ -14,6 +14,7 @@ from pilot_secure.federation.messages import (
     open_frame,
     seal,
 )
+from pilot_secure.federation.pair_pool import PairPool
 from protocols import AggregationKeyHolder, AnswerGuard, Entropy, Identity, ProtocolError
 from protocols.identity import KEY_HOLDER, SERVER
 
@@ -71,5 +72,6 @@ class FederationKeyHolder:
             roster=self._agreement.roster,
             guard=self._guard,
             max_releases=self._agreement.config.security.max_attempts,
+            pair_workers=PairPool.of_this_machine(),
         )
         return seal(Done(**self._header(message.round, message.stage)), self._identity)

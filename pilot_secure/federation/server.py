@@ -27,6 +27,7 @@ from pilot_secure.federation.messages import (
     vector_bytes,
 )
 from pilot_secure.federation.metering import MeteredTransport
+from pilot_secure.federation.pair_pool import PairPool
 from pilot_secure.federation.replay import ReplayedSelections
 from pilot_secure.summary import Moment
 from protocols import (
@@ -321,7 +322,11 @@ class FederationServer:
         if parameters.distances == "key_holder":
             self._convene(round_number, stage, attempt, cohort)
         return AggregationServer(
-            parameters, self.identity, Entropy(), roster=self._agreement.roster
+            parameters,
+            self.identity,
+            Entropy(),
+            roster=self._agreement.roster,
+            pair_workers=PairPool.of_this_machine(),
         )
 
     def _convene(
