@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: help install simulate test lint typecheck unit test-slow wheel spin fuzz vectors \
-	bench-secure report-check plant ray flower flower-simulation test-flower clean
+	bench-secure report-check plant ray flower flower-simulation flower-transport test-flower clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -90,6 +90,9 @@ flower-simulation: build/flower/.installed  ## the same by `flwr run` on Flower'
 
 test-flower: build/flower/.installed  ## tiny runs by both engines of Flower, and a SuperNode killed
 	OMP_NUM_THREADS=1 $(FLOWER) -m pytest tests/flower tests/engines/test_flower.py
+
+flower-transport: build/flower/.installed  ## what a phase costs by Flower (5 minutes)
+	$(FLOWER) -m benchmarks.flower_transport $(ARGS)
 
 bench-secure: install build/flower/.installed  ## measure secure aggregation (20 minutes, one core)
 	OMP_NUM_THREADS=1 PYTHONPATH=. build/flower/bin/python benchmarks/masking_against_flower.py

@@ -70,6 +70,14 @@ def unpack_metrics(content: RecordDict) -> tuple[str, ...]:
     return tuple(str(line) for line in lines)
 
 
+def await_nodes(grid: Grid, count: int, timeout_s: float) -> list[int]:
+    """Wait until as many nodes are there; when the time is out, go on with those that are."""
+    deadline = time.monotonic() + timeout_s
+    while len(nodes := sorted(grid.get_node_ids())) < count and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return nodes
+
+
 class FlowerTransport:
     """The clients behind a Flower grid, by name; ``nodes`` says which node is whose.
 

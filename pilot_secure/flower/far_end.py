@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from flwr.serverapp import Grid
 from pilot_secure.client_host import Enrolment, HostReport
 from pilot_secure.config import SimulationConfig
 from pilot_secure.engines import PhaseKey
-from pilot_secure.engines.flower import FlowerTransport
+from pilot_secure.engines.flower import FlowerTransport, await_nodes
 from pilot_secure.errors import FederationError
 from pilot_secure.federation.journal import RunJournal
 from pilot_secure.federation.messages import (
@@ -31,7 +30,6 @@ from protocols import Identity, Roster
 from protocols.identity import SERVER
 
 EVERYBODY = "everybody"
-NODE_POLL_S = 0.5
 
 
 class FlowerFarEnd:
@@ -67,7 +65,9 @@ class FlowerFarEnd:
             recipient=EVERYBODY,
             agreed=agreed_digest(self._party),
         )
-        nodes = self._nodes(len(terms.tasks), timeout_s)
+        nodes = await_nodes(self._grid, len(terms.tasks), timeout_s)
+        if not nodes:
+            raise FederationError(f"no node came within {timeout_s:g} s.")
         by_number = FlowerTransport(self._grid, {str(node): node for node in nodes})
         calls = dict.fromkeys(map(str, nodes), seal(call, server))
         replies = by_number.exchange(PhaseKey(ENROL, 0, 0), calls, timeout_s)
@@ -79,17 +79,6 @@ class FlowerFarEnd:
         report = HostReport(terms.vector_lengths, terms.base_sha256)
         reported = partial(enter_reported, journal)
         return FlowerTransport(self._grid, found, reports=[report], reported=reported)
-
-    def _nodes(self, count: int, timeout_s: float) -> list[int]:
-        """Wait until as many nodes are there; when the time is out, go on with those that are."""
-        deadline = time.monotonic() + timeout_s
-        while len(nodes := sorted(self._grid.get_node_ids())) < count:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(NODE_POLL_S)
-        if not nodes:
-            raise FederationError(f"no node came within {timeout_s:g} s: expected {count}.")
-        return nodes
 
 
 def signer_of(frame: bytes, roster: Roster, run_id: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -189,11 +190,17 @@ class Deployment:
         Raises: FederationError if the SuperLink ends before it.
         """
         parties = self.place / "parties"
-        settings = {"party": str(parties / SERVER), "out": str(out)}
+        settings: dict[str, str | int] = {"party": str(parties / SERVER), "out": str(out)}
         settings |= {"parties": str(parties)} if self.simulated else {}
-        words = " ".join(f'{name}="{value}"' for name, value in settings.items())
-        words += f" resume={str(resume).lower()}"
-        command = ["flwr", "run", str(APP), CONNECTION, "--run-config", words, "--stream"]
+        self.run_app(APP, {**settings, "resume": resume})
+
+    def run_app(self, app: Path, settings: Mapping[str, str | int]) -> None:
+        """Hand an app and its settings to the SuperLink; return when its run has ended.
+
+        Raises: FederationError if the SuperLink ends before it.
+        """
+        words = " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
+        command = ["flwr", "run", str(app), CONNECTION, "--run-config", words, "--stream"]
         if self.simulated:
             federation = f"num-supernodes={len(self.names)} client-resources-num-cpus=1"
             command += ["--federation-config", federation]

@@ -15,6 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from pilot_secure.engines import PhaseKey
 from pilot_secure.engines.flower import (
     FlowerTransport,
+    await_nodes,
     pack,
     unpack,
     unpack_metrics,
@@ -39,6 +40,12 @@ class Grid:
         self._answer = answer
         self.sent: dict[str, Message] = {}
         self.offline: set[int] = set()
+        self._looks = 0
+
+    def get_node_ids(self) -> list[int]:
+        """A node more at every look."""
+        self._looks += 1
+        return [12, 11, 13][: self._looks]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str | None]:
         ids: list[str | None] = []
@@ -124,3 +131,8 @@ def test_what_clients_report_is_passed_on_with_their_names() -> None:
     assert transport.exchange(PHASE, {"b": b"1"}, 10.0) == {"b": b"reply"}
     assert told == [("b", ("one", "two"))]
     assert unpack_metrics(pack(b"reply")) == ()
+
+
+def test_nodes_are_awaited_until_all_are_there_or_time_is_out() -> None:
+    assert await_nodes(Grid(echo), 3, 60.0) == [11, 12, 13]
+    assert len(await_nodes(Grid(echo), 5, 0.3)) < 5
