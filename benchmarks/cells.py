@@ -35,6 +35,9 @@ from pilot_secure.summary import ClientSummary
 Settings = Mapping[str, Any]
 Clients = tuple[ClientSummary, ...]
 ROOT = Path(__file__).parents[1]
+START_SECONDS, STEP_SECONDS, ANSWER_SECONDS = 20.0, 0.08, 0.007
+"""Of a cell's one thread on the embedded model: data, loading and features; a step of 8 samples; an
+answer (`benchmarks.step_cost` with one thread)."""
 _CLIENTS: TypeAdapter[Clients] = TypeAdapter(Clients)
 
 
@@ -86,16 +89,15 @@ class Cell:
 
     @property
     def expected_seconds(self) -> float | None:
-        """Expected time on the reference laptop; None before the user's own data are read."""
+        """Expected seconds of computing; None before the user's own data are read."""
         data = self.config.data
         if data.scenario == "files":
             return None
-        from pilot_secure.run_data import ANSWER_SECONDS, STEP_SECONDS
-
         clients, rounds = self.config.num_clients, self.config.federation.rounds
         steps = clients * rounds * -(-data.samples_per_client // self.config.training.batch_size)
         answers = clients * data.test_samples * (2 + self.config.federation.score_base)
-        return steps * self.config.training.epochs * STEP_SECONDS + answers * ANSWER_SECONDS
+        steps *= self.config.training.epochs
+        return START_SECONDS + steps * STEP_SECONDS + answers * ANSWER_SECONDS
 
 
 def code_sha256() -> str:

@@ -250,7 +250,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=COMPARED)
     parser.add_argument("--across", type=float, nargs="+", default=ACROSS, help="strengths, 0..1")
     parser.add_argument("--within", type=float, nargs="+", default=WITHIN, help="strengths, 0..1")
-    parser.add_argument("--test-samples", type=int, default=150, help="of each client")
+    parser.add_argument("--test-samples", type=int, default=100, help="of each client")
     parser.add_argument("--preset", choices=["embedded", "smoke"], default="embedded")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
