@@ -277,6 +277,8 @@ def _plot(curves: dict[str, list[tuple[float, float, float]]], place: Path) -> N
         axis.plot(xs, measured, "o", label="measured")
         axis.plot(xs, predicted, "-", label="law")
         axis.set(title=name, ylabel="CPU seconds", xscale="log", yscale="log")
+        axis.set_xticks(xs, [f"{x:.0f}" for x in xs], rotation=45)
+        axis.minorticks_off()
         axis.legend()
     figure.tight_layout()
     figure.savefig(place)
