@@ -152,8 +152,17 @@ def carry_out(
     from pilot_secure.flower.loopback import run_on_loopback
     from pilot_secure.reporting import print_report, report_console
 
-    run_on_loopback(config, folder, console, resume=command is None)
+    try:
+        run_on_loopback(config, folder, console, resume=command is None)
+    except (KeyboardInterrupt, FederationError):
+        if (folder.path / "state").exists():  # the server has begun
+            _say_how_to_go_on(console, folder)
+        raise
     print_report(report_console(), folder.read_summary(), folder.path)
+
+
+def _say_how_to_go_on(console: Console, folder: RunFolder) -> None:
+    console.print(f"to go on: {PROGRAM} --resume {folder.path}", soft_wrap=True)
 
 
 def simulate(
@@ -189,7 +198,7 @@ def simulate(
             with simulation.onlookers, folder.recording(simulation.summary):
                 simulation.run()
         except (KeyboardInterrupt, FederationError):
-            console.print(f"to go on: {PROGRAM} --resume {folder.path}", soft_wrap=True)
+            _say_how_to_go_on(console, folder)
             raise
         simulation.forget()
     print_report(report_console(), folder.read_summary(), folder.path)

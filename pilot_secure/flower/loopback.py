@@ -84,7 +84,6 @@ def run_on_loopback(
 
     place = (folder.path / "flower").resolve()
     if not resume:
-        make_private_folder(place)
         console.print("making the parties' folders")
         names = make_parties(config, place / "parties")
         make_credentials(place / "credentials", names)

@@ -84,6 +84,17 @@ def test_without_flower_a_run_by_it_is_refused_in_a_sentence(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_mistake_in_the_data_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loopback, "flower_is_installed", lambda: True)
+    out = tmp_path / "run"
+    assert main(["--engine", "flower", "--base", "no/such-model/here", "--out", str(out)]) == 2
+    (sentence,) = [e for e in capsys.readouterr().err.splitlines() if e.startswith("error")]
+    assert "model.base: expected a LLaVA checkpoint" in sentence
+    assert not out.exists()
+
+
 STARTER = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
