@@ -9,6 +9,9 @@ The records and their hash chain are `protocols.transcript`'s; this file appends
 are sent, and reads them back. A killed run leaves a valid prefix: a frame is stored before the
 record that names it, and a line that was cut is left out by the reader.
 
+Hashing a large frame takes as long as a tenth of making it, so frames can be recorded beside the
+protocol, in a thread of their own: in order, and all before a head is signed or a state is kept.
+
 Secrecy: whoever reads payloads sees what the server sees.
 """
 
@@ -17,10 +20,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 
-from pilot_secure.errors import TranscriptError
+from pilot_secure.errors import RunFolderError, TranscriptError
 from pilot_secure.files import LineReader, LineWriter, told_in_a_sentence, write_atomically
 from protocols.identity import Identity
 from protocols.parameters import AggregationParameters
@@ -30,6 +35,21 @@ TRANSCRIPT = "transcript.jsonl"
 HEADS = "heads.jsonl"
 PAYLOADS = "payloads"
 PARAMETERS = "parameters"
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A frame on its way. ``session`` is the session id in hexadecimal.
+
+    ``keep`` keeps the frame even where payloads are not kept.
+    """
+
+    frame: bytes
+    sender: str
+    recipient: str
+    phase: str
+    session: str
+    keep: bool = False
 
 
 class TranscriptWriter:
@@ -47,11 +67,14 @@ class TranscriptWriter:
         self._folder = folder
         self._keep_payloads = keep_payloads
         self._kept: set[str] = set()
-        self.count = 0
-        self.last = GENESIS
+        self._count = 0
+        self._last = GENESIS
         self._sent: Counter[tuple[str, ...]] = Counter()
         self._signed: tuple[int, bool] | None = None
         self._began = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="transcript")
+        self._queued: list[Future[None]] = []
+        self._refused: RunFolderError | None = None
         if go_on_from is not None:
             self._read(go_on_from)
         self._lines = LineWriter(folder / TRANSCRIPT, go_on=go_on_from is not None)
@@ -60,53 +83,88 @@ class TranscriptWriter:
     def _read(self, go_on_from: int) -> None:
         gone_ms = 0
         for record in chained(read_transcript(self._folder)):
-            self.count, self.last, gone_ms = record.seq + 1, record.digest(), record.at_ms
+            self._count, self._last, gone_ms = record.seq + 1, record.digest(), record.at_ms
             if record.seq >= go_on_from:
                 self._sent[_frame_of(record)] += 1
         for head in read_heads(self._folder):
             self._signed = (head.count, head.final)
         self._began -= gone_ms / 1000
 
-    def append(
-        self,
-        frame: bytes,
-        *,
-        sender: str,
-        recipient: str,
-        phase: str,
-        session: str,
-        keep: bool = False,
-    ) -> TranscriptRecord | None:
+    @property
+    def count(self) -> int:
+        """How many records there are. Raises: RunFolderError if one could not be written."""
+        self.flush()
+        return self._count
+
+    @property
+    def last(self) -> str:
+        """The hash of the last record. Raises: RunFolderError if one could not be written."""
+        self.flush()
+        return self._last
+
+    def append(self, passage: Passage) -> TranscriptRecord | None:
         """Record one frame; when this returns, a kill of the process no longer loses it.
 
         Returns None for a frame that the process that was killed has recorded.
-
-        `session` is the session id in hexadecimal; `keep` keeps the frame even where payloads are
-        not kept. Raises: RunFolderError if the disk refuses.
+        Raises: RunFolderError if the disk refuses.
         """
+        self.flush()
+        return self._append(passage, self._now_ms())
+
+    def append_beside(self, passages: Sequence[Passage]) -> None:
+        """Have frames recorded in the order of the calls, while the caller goes on.
+
+        What the disk refuses is raised by the next call that waits: :meth:`flush`, and all others.
+        """
+        self._queued.append(self._thread.submit(self._append_all, passages, self._now_ms()))
+
+    def flush(self) -> None:
+        """Wait until all frames are recorded. Raises: RunFolderError if the disk refuses."""
+        while self._queued:
+            wait(self._queued[:1])
+            self._queued.pop(0).result()
+        if self._refused is not None:
+            raise self._refused
+
+    def _now_ms(self) -> int:
+        return round(1000 * (time.monotonic() - self._began))
+
+    def _append_all(self, passages: Sequence[Passage], at_ms: int) -> None:
+        if self._refused is not None:
+            raise self._refused  # a record may have been written in part: nothing may follow it
+        try:
+            for passage in passages:
+                self._append(passage, at_ms)
+        except RunFolderError as error:
+            self._refused = error
+            raise
+
+    def _append(self, passage: Passage, at_ms: int) -> TranscriptRecord | None:
+        frame = passage.frame
         digest = hashlib.sha256(frame).hexdigest()
-        if self._sent[sender, recipient, phase, session, digest] > 0:
-            self._sent[sender, recipient, phase, session, digest] -= 1
+        ends = (passage.sender, passage.recipient, passage.phase, passage.session)
+        if self._sent[*ends, digest] > 0:
+            self._sent[*ends, digest] -= 1
             return None
-        kept = keep or self._keep_payloads
+        kept = passage.keep or self._keep_payloads
         if kept and digest not in self._kept:
             write_atomically(self._folder / PAYLOADS / digest, frame, durable=False)
             self._kept.add(digest)
         record = TranscriptRecord(
-            seq=self.count,
-            prev=self.last,
-            sender=sender,
-            recipient=recipient,
-            phase=phase,
-            session=session,
+            seq=self._count,
+            prev=self._last,
+            sender=passage.sender,
+            recipient=passage.recipient,
+            phase=passage.phase,
+            session=passage.session,
             sha256=digest,
             length=len(frame),
-            at_ms=round(1000 * (time.monotonic() - self._began)),
+            at_ms=at_ms,
             payload=f"{PAYLOADS}/{digest}" if kept else None,
         )
         self._lines.append(record.model_dump_json())
-        self.count += 1
-        self.last = record.digest()
+        self._count += 1
+        self._last = record.digest()
         return record
 
     def keep_parameters(self, parameters: AggregationParameters) -> None:
@@ -116,8 +174,9 @@ class TranscriptWriter:
 
     def sign_head(self, identity: Identity, *, final: bool = False) -> TranscriptHead:
         """Have the server sign the chain so far; `final` says that the run is over."""
+        self.flush()
         self._lines.sync()
-        head = TranscriptHead.sign(self.count, self.last, identity, final=final)
+        head = TranscriptHead.sign(self._count, self._last, identity, final=final)
         if self._signed != (head.count, head.final):
             self._heads.append(head.model_dump_json())
             self._signed = (head.count, head.final)
@@ -125,8 +184,12 @@ class TranscriptWriter:
 
     def close(self) -> None:
         """Wait until all records and heads are on the disk, and close."""
-        self._lines.close()
-        self._heads.close()
+        try:
+            self.flush()
+        finally:
+            self._thread.shutdown()
+            self._lines.close()
+            self._heads.close()
 
 
 def _frame_of(record: TranscriptRecord) -> tuple[str, ...]:

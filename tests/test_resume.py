@@ -15,6 +15,9 @@ import pytest
 from conftest import NINE, SIX, FinishedRun, merged
 from rich.console import Console
 
+from pilot_secure.audit.bundle import Bundle
+from pilot_secure.audit.verdicts import Verdict
+from pilot_secure.audit.verify import verify
 from pilot_secure.config import SimulationConfig
 from pilot_secure.errors import RunFolderError
 from pilot_secure.federation.kept_client import KeptClient
@@ -202,6 +205,9 @@ def test_a_killed_aggregation_starts_afresh_or_is_brought_to_its_end(
     assert len(report.receipts) == 6
     released = list((path / "state" / KEY_HOLDER).glob("claim-*"))
     assert len(released) == (attempts if trust == "key_holder" else 0)
+    audited = verify(Bundle.open(path))
+    assert [r.id for r in audited.results if r.verdict is Verdict.FAIL] == []
+    assert audited.exit_code == 0
     replay = {"federation": {"replay_selection": path}}
     assert adapters(path) == adapters(run_tiny(SIX, CLEAR, replay).path)
 

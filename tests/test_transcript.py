@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from pilot_secure.errors import RunFolderError, TranscriptError
+from pilot_secure.files import LineWriter
 from pilot_secure.transcript import (
+    Passage,
     TranscriptWriter,
     chained,
     read_heads,
@@ -30,12 +32,12 @@ FRAMES = (b"first", b"to both", b"to both", b"")
 _ENDLESS = """
 import sys
 from pathlib import Path
-from pilot_secure.transcript import TranscriptWriter
+from pilot_secure.transcript import Passage, TranscriptWriter
 writer = TranscriptWriter(Path(sys.argv[1]), keep_payloads=True)
 number = 0
 while True:
     frame = str(number).encode() * 100
-    writer.append(frame, sender="server", recipient="a", phase="share", session="00" * 32)
+    writer.append(Passage(frame, "server", "a", "share", "00" * 32))
     number += 1
     if number == 100:
         print("ready", flush=True)
@@ -46,7 +48,7 @@ def _write(folder: Path, *, keep_payloads: bool = True) -> TranscriptWriter:
     writer = TranscriptWriter(folder, keep_payloads=keep_payloads)
     for number, frame in enumerate(FRAMES, start=1):
         recipient = f"client-0{number}"
-        writer.append(frame, sender="server", recipient=recipient, phase="share", session=SESSION)
+        writer.append(Passage(frame, "server", recipient, "share", SESSION))
     return writer
 
 
@@ -114,6 +116,39 @@ def test_a_touched_chain_is_refused(tmp_path: Path, touch: str) -> None:
         passed.extend(chained(read_transcript(tmp_path)))
 
 
+def test_frames_are_recorded_beside_the_caller_in_order(tmp_path: Path) -> None:
+    writer = TranscriptWriter(tmp_path, keep_payloads=False)
+    large = bytes(1 << 23)
+    for number in range(4):
+        writer.append_beside([Passage(large, "server", "a", "share", SESSION)] * 2)
+        writer.append_beside([Passage(b"%d" % number, "a", "server", "share", SESSION)])
+    assert writer.append(Passage(b"last", "server", "a", "share", SESSION)).seq == 12
+    writer.close()
+    lengths = [record.length for record in chained(read_transcript(tmp_path))]
+    assert lengths == [1 << 23, 1 << 23, 1] * 4 + [4]
+
+
+def test_what_the_disk_refused_beside_the_caller_is_told_and_nothing_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = _write(tmp_path, keep_payloads=False)
+    written = LineWriter.append
+
+    def refused(self: LineWriter, line: str | bytes) -> None:
+        if '"length":3,' in str(line):
+            raise RunFolderError("no space left on device.")
+        written(self, line)
+
+    monkeypatch.setattr(LineWriter, "append", refused)
+    for frame in (b"one", b"four"):
+        writer.append_beside([Passage(frame, "server", "a", "share", SESSION)])
+    with pytest.raises(RunFolderError, match="no space left"):
+        writer.flush()
+    with pytest.raises(RunFolderError, match="no space left"):
+        writer.close()
+    assert len(list(chained(read_transcript(tmp_path)))) == len(FRAMES)
+
+
 def test_a_touched_payload_is_refused(tmp_path: Path) -> None:
     _write(tmp_path).close()
     record = next(iter(read_transcript(tmp_path)))
@@ -157,7 +192,7 @@ def test_the_clock_goes_on_where_a_killed_run_stood(tmp_path: Path) -> None:
     last = {**json.loads(lines[-1]), "at_ms": 5_000_000}
     _rewrite(tmp_path, [*lines[:-1], json.dumps(last)])
     writer = TranscriptWriter(tmp_path, keep_payloads=True, go_on_from=0)
-    writer.append(b"new", sender="server", recipient="a", phase="share", session=SESSION)
+    writer.append(Passage(b"new", "server", "a", "share", SESSION))
     writer.close()
     times = [record.at_ms for record in chained(read_transcript(tmp_path))]
     assert times == sorted(times)

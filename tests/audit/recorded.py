@@ -13,7 +13,7 @@ from typing import Any
 
 from in_process import Federation
 
-from pilot_secure.transcript import PAYLOADS, TRANSCRIPT, TranscriptWriter
+from pilot_secure.transcript import PAYLOADS, TRANSCRIPT, Passage, TranscriptWriter
 from protocols import KEY_HOLDER, SERVER, ProtocolError
 from protocols.codec import decode, encode
 from protocols.frame import open_frame, seal
@@ -104,14 +104,8 @@ class RecordedRun:
         return seal(changed, federation.identities[name])
 
     def _record(self, frame: bytes, sender: str, recipient: str, phase: str, session: str) -> None:
-        self.writer.append(
-            frame,
-            sender=sender,
-            recipient=recipient,
-            phase=phase,
-            session=session,
-            keep=phase == "deliver" and sender != SERVER,
-        )
+        receipt = phase == "deliver" and sender != SERVER
+        self.writer.append(Passage(frame, sender, recipient, phase, session, keep=receipt))
 
     def finish(self, federation: Federation) -> Path:
         """Sign the final head and pin the roster."""

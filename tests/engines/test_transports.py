@@ -190,7 +190,7 @@ def test_both_directions_are_recorded(tmp_path: Path) -> None:
     assert {(r.phase, r.session) for r in records} == {("share", "07" * 32)}
 
 
-def test_a_request_is_recorded_before_it_is_carried(tmp_path: Path) -> None:
+def test_a_request_is_recorded_though_carrying_it_fails(tmp_path: Path) -> None:
     class Killed:
         def exchange(self, phase, requests, timeout_s):
             raise KeyboardInterrupt

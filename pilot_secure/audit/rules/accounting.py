@@ -95,6 +95,7 @@ class D01Ledger(Rule):
         if not claims:
             self.moot = "the ledger claims no finite epsilon"
             return
+        self._check_uploaders({entry.client for entry in ledger.clients})
         self._check_releases(claims)
         self._check_sums(claims)
         try:
@@ -106,6 +107,13 @@ class D01Ledger(Rule):
         for client, (claimed, recomputed) in found.items():
             what = f"{client} is claimed an epsilon of {claimed:.4f}"
             self.fail(LEDGER, None, what, f"{recomputed:.4f}, from its releases")
+
+    def _check_uploaders(self, known: set[str]) -> None:
+        """Whoever uploaded stands in the ledger."""
+        for (client, round_number, stage), seq in self._uploaded.items():
+            if client not in known:
+                what = f"{client} uploaded in round {round_number}, stage {stage}"
+                self.fail(LEDGER, seq, what, "an entry of it in the ledger")
 
     def _check_releases(self, claims: Mapping[str, ClientLedger]) -> None:
         """Whose upload of a stage was opened has a release of that stage in the ledger."""

@@ -8,6 +8,7 @@ from pilot_secure.audit.attempts import Attempt
 from pilot_secure.audit.bundle import Bundle
 from pilot_secure.audit.entries import Entry
 from pilot_secure.audit.rule import Options, Rule
+from pilot_secure.audit.rules.history import KnownResults
 from protocols.identity import KEY_HOLDER
 from protocols.messages import Advertisement, Advertisements, AdvertiseRequest
 from protocols.states import CLIENT, HOLDER, SERVER_PHASES, Distances, Transition, find
@@ -79,7 +80,7 @@ def _legal(place: _Place, table: tuple[Transition, ...], distances: Distances) -
 
 
 class T05Session(Rule):
-    """Session ids are bound to the advertisements, used once, and in every message."""
+    """Session ids are bound to the advertisements and to what went before, and used once."""
 
     id = "T05"
     title = "session id unique and bound"
@@ -89,11 +90,18 @@ class T05Session(Rule):
         super().__init__(bundle, options)
         self._sessions: dict[str, str] = {}
         self._frames: dict[str, tuple[str, int]] = {}
+        self._results = KnownResults()
 
     def see(self, entry: Entry, attempt: Attempt | None) -> None:
-        """Check one message's session, and that its frame was not sent in an earlier attempt."""
+        """Check one message's session, its frame's novelty, and the results it refers to."""
+        if attempt is None:
+            return
+        unknown = self._results.see(entry, attempt)
+        if unknown is not None:
+            expected = "results of an aggregation of this transcript: one was left out"
+            self.fail_at(entry, attempt, unknown, expected)
         message = entry.protocol_message
-        if attempt is None or message is None:
+        if message is None:
             return
         self.checked += 1
         earlier = self._frames.setdefault(entry.record.sha256, (attempt.digest, entry.record.seq))
