@@ -83,9 +83,12 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text[:80]}: expected a number from 0 to 1")
     return value
 
 

@@ -81,7 +81,7 @@ class Bundle:
     def heads(self) -> tuple[list[TranscriptHead], str | None]:
         """The signed heads, and what is wrong with the first line that is none."""
         path = self.path / HEADS
-        if not path.exists():
+        if not path.is_file():
             return [], None
         heads: list[TranscriptHead] = []
         with told_in_a_sentence(path):
@@ -100,6 +100,8 @@ class Bundle:
         if record.payload != f"{PAYLOADS}/{record.sha256}":
             return None, f"the record names {record.payload[:80]!r}, not its own hash"
         path = self.path / record.payload
+        if not path.is_file():  # a pipe or a device could be read for ever
+            return None, None
         try:
             size = path.stat().st_size
             if size != record.length or size > MAX_PAYLOAD_BYTES:

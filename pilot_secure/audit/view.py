@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -23,6 +24,7 @@ from protocols.leakage import OpenedRow, View, view_of
 from protocols.transcript import TranscriptRecord
 
 MAX_SHOWN = 12
+PLACE = re.compile(r"[0-9]{1,5}")
 DETERMINED = 0.999
 UPLOADS, ROWS = ("distance_upload", "blinded_upload"), ("distance_delivery", "row_delivery")
 
@@ -78,7 +80,7 @@ def viewers(roster: Roster, party: str | None, coalition: str | None) -> tuple[s
             raise RunFolderError(f"--party is {party}: expected one of {', '.join(everybody)}.")
         return (party,)
     places = (coalition or "").split(",")
-    if not all(place.isdigit() and 1 <= int(place) <= len(names) for place in places):
+    if not all(PLACE.fullmatch(place) and 1 <= int(place) <= len(names) for place in places):
         raise RunFolderError(
             f"--coalition is {coalition}: expected places in the roster such as 1,4, of 1 to "
             f"{len(names)}."

@@ -265,6 +265,8 @@ def test_another_protocol_version_is_no_known_message(copy: Path) -> None:
         ["verify", "/none"],
         ["verify", "."],
         ["verify", ".", "--max-leverage", "2"],
+        ["verify", ".", "--max-leverage", "nan"],
+        ["verify", ".", "--max-leverage", "much"],
         ["export", "/none"],
         ["nonsense"],
     ],

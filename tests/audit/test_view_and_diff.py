@@ -110,7 +110,14 @@ def test_who_holds_which_distances(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--party", "nobody"], ["--coalition", "0"], ["--coalition", "1,,2"], []],
+    [
+        ["--party", "nobody"],
+        ["--coalition", "0"],
+        ["--coalition", "1,,2"],
+        ["--coalition", "¹"],
+        ["--coalition", "9" * 5000],
+        [],
+    ],
 )
 def test_who_is_no_party_is_told(
     good_run: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
