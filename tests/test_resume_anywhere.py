@@ -24,7 +24,7 @@ def command(*options: str) -> list[str]:
 
 
 def finish(*options: str) -> None:
-    subprocess.run(command(*options), check=True, capture_output=True, timeout=600)
+    subprocess.run(command(*options), check=True, capture_output=True, timeout=3600)
 
 
 @pytest.fixture(scope="module")
