@@ -24,7 +24,7 @@ from protocols.identity import SERVER, SIGNATURE_BYTES, Roster, sha256
 from protocols.messages import Message
 from protocols.transcript import TranscriptRecord
 
-FEDERATION_PHASES = frozenset({"train", "evaluate", "clear_update", "clear_deliver"})
+FEDERATION_PHASES = frozenset({"train", "evaluate", "convene", "clear_update", "clear_deliver"})
 AnyMessage = Message | FederationMessage
 
 

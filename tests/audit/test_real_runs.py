@@ -21,6 +21,18 @@ def test_a_secure_run_passes(secure_run: FinishedRun) -> None:
     assert not (secure_run.path / "escrow.json").exists()
 
 
+def test_a_run_with_a_key_holder_passes(run_tiny: Callable[..., FinishedRun]) -> None:
+    """It is convened before each attempt, by a message around the aggregation."""
+    trust = {"distance_trust": "key_holder", "neighbour_visibility": "visible"}
+    run = run_tiny(SIX, {"security": {**trust, "insecure_escrow": True}})
+    report = audit(run.path)
+    assert failed(report) == {}
+    assert unchecked(report) == NEEDS_ESCROW
+    assert len(report.attempts) == 1
+    again = replay(Bundle.open(run.path), read_escrow(run.path / "escrow.json"))
+    assert (failed(again), unchecked(again)) == ({}, set())
+
+
 def test_a_clear_run_does_not(clear_run: FinishedRun) -> None:
     report = audit(clear_run.path)
     assert "in the clear: leverage 1" in failed(report)["L01"][0]
