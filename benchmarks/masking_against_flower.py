@@ -22,11 +22,13 @@ from cohort import CLIP, MAX_SAMPLES, median_seconds, update
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from protocols import Entropy, shares
-from protocols.accumulators import Accumulator, allocate_in_memory
-from protocols.client_masking import MaskingJob, mask_one_vector
+from protocols.accumulators import Accumulator
+from protocols.client_states import MaskedTerm
+from protocols.client_upload import mask_one_vector
 from protocols.masks import MaskKey, MaskStream
-from protocols.results import decode_sum
+from protocols.results import decode_span
 from protocols.ring import CHUNK, FixedPoint, FlatVector, Packed
+from protocols.storage import allocate_in_memory
 
 K, THRESHOLD, BITS = 9, 6, 20
 
@@ -76,20 +78,20 @@ def compare_masks(length: int, repeats: int) -> None:
 
 def client_step(vector: np.ndarray, keys: list[MaskKey]) -> Packed:
     """Check, clip, encode, mask and pack: what a client does for one sum."""
-    job = MaskingJob(
+    term = MaskedTerm(
         sum_id="all",
         vector="vector",
         fixed_point=FixedPoint(BITS, K, CLIP, float(MAX_SAMPLES)),
         weight=64.0,
-        masks=MaskStream(keys),
-        packed=Packed(BITS, len(vector)),
+        masks=tuple(keys),
         scalars=(64, 1, 64),
     )
     half = len(vector) // 2
     tensors = {"first": vector[:half], "second": vector[half:]}
-    mask_one_vector(FlatVector(tensors, "benchmark"), CLIP, [job])
-    job.packed.to_bytes()
-    return job.packed
+    flat = FlatVector(tensors, "benchmark")
+    (packed,), _clipped = mask_one_vector(flat, CLIP, [term], 0, len(vector), {})
+    packed.to_bytes()
+    return packed
 
 
 def compare_clients(length: int, repeats: int) -> None:
@@ -130,14 +132,15 @@ def compare_servers(length: int, repeats: int) -> None:
 
         def add(accumulator: Accumulator = accumulator, left: int = left) -> None:
             for _ in range(left):
-                accumulator.add_packed("c", Packed(BITS, length, upload))
+                accumulator.add(0, Packed(BITS, length, upload))
 
         def unmask(accumulator: Accumulator = accumulator, dropped: int = dropped) -> None:
             for deal in dealt:
                 shares.combine({x: deal[x] for x in range(1, THRESHOLD + 1)})
             masks = mask_keys(K - dropped + dropped * (K - dropped))
-            opened = accumulator.open(masks)
-            decode_sum(fixed, Packed(BITS, length, opened.packed), MaskStream([]))
+            opened = accumulator.open(masks, allocate_in_memory)
+            packed = Packed(BITS, length, opened.span(0, length))
+            decode_span(fixed, packed, MaskStream([]), np.empty(length, np.float32))
 
         sides: list[Callable[[], object]] = [add, unmask]
         if flower is not None:

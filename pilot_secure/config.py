@@ -208,13 +208,15 @@ class MethodsConfig(Section):
 class DropoutConfig(Section):
     """One client vanishing before one phase, or answering it too late (YAML only).
 
-    ``client`` may be the key holder, too: then the attempt is aborted.
+    ``client`` may be the key holder, too: then the attempt is aborted. ``part`` is that of a phase
+    in which long vectors go in parts (see ``part_bytes``), counted from 0.
     """
 
     client: str
     round: PositiveInt
     stage: Literal[1, 2]
     phase: Phase
+    part: Annotated[int, Field(ge=0)] = 0
     fault: Literal["vanished", "late"] = "vanished"
 
 
@@ -259,6 +261,11 @@ class SecurityConfig(Section):
         3, description="fewest surviving contributors for which a sum is opened"
     )
     ring_bits: Literal[16, 20, 24, 32] = Field(20, description="bits of a masked coordinate")
+    part_bytes: Annotated[int, Field(ge=64, le=1 << 31)] = Field(
+        1 << 26,
+        description="longest packed vectors of one message; longer uploads and deliveries go in "
+        "parts, so that nobody holds more than a few of them at once",
+    )
     clip: Bound = Field(
         1.0, description="largest absolute coordinate of an update; what exceeds it is clipped"
     )

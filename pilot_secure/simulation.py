@@ -20,6 +20,7 @@ from pilot_secure.federation.leakage import PrivacyOfARun, run_leakage
 from pilot_secure.federation.metering import MeteredTransport
 from pilot_secure.federation.recording import RecordedTransport
 from pilot_secure.federation.replay import open_replay
+from pilot_secure.federation.scratch import Scratch
 from pilot_secure.federation.server import FederationServer
 from pilot_secure.onlookers import Onlookers
 from pilot_secure.privacy import Ledger
@@ -56,7 +57,7 @@ from pilot_secure.summary import (
     task_summaries,
 )
 from pilot_secure.transcript import TranscriptWriter
-from protocols import AggregationReport, Identity
+from protocols import SERVER, AggregationReport, Identity
 
 
 class FarEnd(Protocol):
@@ -360,6 +361,7 @@ def prepare(
             attempt_begins=transcript.keep_parameters,
             attempt_ended=attempt_ended,
             keep=lambda: simulation.keep(same),
+            scratch=Scratch(str(folder.state_folder(SERVER) / "scratch")),
         )
     except BaseException:
         engine.close()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from protocols.masks import MaskKey, MaskStream
-from protocols.messages import MaskedVector, OpenedSum, scalars_from_wire, scalars_to_wire
-from protocols.ring import CHUNK, SCALAR_MASK, Packed, Words
+from protocols.masks import MaskKey, MaskStream, mask_scalars
+from protocols.messages import scalars_from_wire, scalars_to_wire
+from protocols.ring import CHUNK, SCALAR_MASK, Packed, packed_bytes
+from protocols.storage import Allocate, Storage
 
-Allocate = Callable[[str, int], Words]
+BLOCK = 1 << 20  # coordinates that are read from storage, and written, at once
 
 
-def allocate_in_memory(_sum_id: str, length: int) -> Words:
-    """Return zeroed words in memory; a driver may hand in memory-mapped ones instead."""
-    return np.zeros(length, np.uint32)
+def blocks(length: int) -> Iterator[tuple[int, int]]:
+    """Yield (first coordinate, how many) of each block of a vector."""
+    for start in range(0, length, BLOCK):
+        yield start, min(BLOCK, length - start)
 
 
 class Accumulator:
@@ -23,42 +26,63 @@ class Accumulator:
 
     def __init__(self, sum_id: str, bits: int, length: int, allocate: Allocate) -> None:
         self.sum_id, self.bits, self.length = sum_id, bits, length
-        self._words = allocate(sum_id, length)
+        self._words = allocate(f"sum-{sum_id}", 4 * length)
         self._scalars: tuple[int, ...] = (0, 0, 0)
         self.contributors: list[str] = []
 
-    def parse(self, term: MaskedVector) -> Packed:
-        """Return the term's packed words.
+    def add(self, start: int, packed: Packed) -> None:
+        """Add a span of one term's vector, from coordinate ``start`` on."""
+        for first, size in blocks(packed.length):
+            place = 4 * (start + first)
+            stored = self._words.read(place, 4 * size)
+            words = stored.view(np.uint32)
+            for chunk in range(0, size, CHUNK):
+                packed.add_to(first + chunk, words[chunk : chunk + CHUNK])
+            self._words.write(place, stored)
 
-        Raises:
-            ValueError: the wrong length, or padding that is not zero.
-        """
-        packed = Packed(self.bits, self.length, term.packed)
-        if not packed.padding_is_zero():
-            raise ValueError("padding that is not zero")
-        return packed
-
-    def add(self, contributor: str, packed: Packed, term: MaskedVector) -> None:
-        """Add one parsed term."""
-        self.add_packed(contributor, packed)
-        pairs = zip(self._scalars, scalars_from_wire(term.scalars), strict=True)
+    def add_scalars(self, contributor: str, scalars: Sequence[bytes]) -> None:
+        """Add one term's scalars: all of its vector is in the sum."""
+        pairs = zip(self._scalars, scalars_from_wire(scalars), strict=True)
         self._scalars = tuple((a + b) & SCALAR_MASK for a, b in pairs)
-
-    def add_packed(self, contributor: str, packed: Packed) -> None:
-        """Add one term's vector, chunk by chunk."""
-        for start in range(0, self.length, CHUNK):
-            packed.add_to(start, self._words[start : start + CHUNK])
         self.contributors.append(contributor)
 
-    def open(self, masks: Sequence[MaskKey]) -> OpenedSum:
-        """Add the masks that cancel what is left, and return the packed sum; done once."""
-        stream = MaskStream(masks)
-        scalars = stream.mask_scalars(self._scalars)
-        packed = Packed(self.bits, self.length)
-        for start in range(0, self.length, CHUNK):
-            part = self._words[start : start + CHUNK]
-            stream.mask_chunk(part)
-            packed.write(start, part)
-        return OpenedSum(
-            sum_id=self.sum_id, packed=packed.to_bytes(), scalars=scalars_to_wire(scalars)
-        )
+    def open(self, masks: Sequence[MaskKey], allocate: Allocate) -> OpenedVector:
+        """Return the sum with the masks that cancel what is left; done once."""
+        stream, scalars = MaskStream(masks), mask_scalars(masks, self._scalars)
+        stored = allocate(f"opened-{self.sum_id}", packed_bytes(self.bits, self.length))
+        opened = OpenedVector(self.sum_id, self.bits, self.length, scalars_to_wire(scalars), stored)
+        for first, size in blocks(self.length):
+            words, packed = self._words.read(4 * first, 4 * size), Packed(self.bits, size)
+            for chunk in range(0, size, CHUNK):
+                part = words.view(np.uint32)[chunk : chunk + CHUNK]
+                stream.mask_chunk(part)
+                packed.write(chunk, part)
+            opened.store(first, packed)
+        return opened
+
+
+@dataclass(frozen=True)
+class OpenedVector:
+    """A sum without self and pairwise masks, packed as on the wire, in storage."""
+
+    sum_id: str
+    bits: int
+    length: int
+    scalars: tuple[bytes, ...]
+    stored: Storage
+
+    def store(self, start: int, packed: Packed) -> None:
+        """Write a span."""
+        for place, data in zip(self._places(start), packed.halves(), strict=True):
+            self.stored.write(place, data)
+
+    def span(self, start: int, stop: int) -> bytes:
+        """Return a span as packed bytes; ``start`` is a multiple of four."""
+        size = packed_bytes(self.bits, stop - start) - 2 * (stop - start)
+        low, high = self._places(start)
+        parts = self.stored.read(low, 2 * (stop - start)), self.stored.read(high, size)
+        return b"".join(part.tobytes() for part in parts)
+
+    def _places(self, start: int) -> tuple[int, int]:
+        """Return where the low halves and the high parts from ``start`` on begin."""
+        return 2 * start, 2 * self.length + start * (self.bits - 16) // 8

@@ -28,8 +28,12 @@ from protocols.messages import (
     AdvertiseRequest,
     Consistency,
     Delivery,
+    DeliveryPart,
     EncryptedShares,
     MaskedInput,
+    MaskedPart,
+    PartRequest,
+    PartTaken,
     Plan,
     Receipt,
     SurvivorSet,
@@ -57,11 +61,15 @@ Kinds = (
     | NeighbourList
     | Selection
     | Plan
+    | MaskedPart
+    | PartRequest
     | MaskedInput
     | SurvivorSet
     | Consistency
     | UnmaskRequest
     | UnmaskShares
+    | DeliveryPart
+    | PartTaken
     | Delivery
     | Receipt
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from protocols import (
     client_blinded,
+    client_deliver,
     client_masking,
     client_select,
     client_setup,
     client_unmask,
+    client_upload,
 )
 from protocols.client_states import (
     MAX_ANSWERS,
@@ -23,12 +25,14 @@ from protocols.client_states import (
     Failed,
     Finished,
     Idle,
+    Receiving,
     Replied,
     Selected,
     Shared,
     Sketched,
     State,
     Uploaded,
+    Uploading,
 )
 from protocols.distance_messages import (
     BlindedCall,
@@ -53,7 +57,9 @@ from protocols.messages import (
     Advertisements,
     AdvertiseRequest,
     Delivery,
+    DeliveryPart,
     Message,
+    PartRequest,
     Plan,
     SurvivorSet,
     UnmaskRequest,
@@ -120,7 +126,11 @@ class AggregationClient:
         match self._state:
             case Uploaded() as uploaded:
                 return Contribution(uploaded.weights, uploaded.num_distances)
-            case Confirmed(uploaded=uploaded) | Answered(uploaded=uploaded):
+            case (
+                Confirmed(uploaded=uploaded)
+                | Answered(uploaded=uploaded)
+                | Receiving(uploaded=uploaded)
+            ):
                 return Contribution(uploaded.weights, uploaded.num_distances)
             case Finished(result=result):
                 return Contribution(result.weights, result.num_distances)
@@ -161,13 +171,28 @@ class AggregationClient:
             raise UnexpectedMessage(SERVER, phase, f"a request to {message.recipient}")
         if find(CLIENT, phase, message.kind, self._context.parameters.distances) is None:
             raise UnexpectedMessage(SERVER, phase, f"{message.kind} in state {phase}")
+        if isinstance(message, PartRequest | DeliveryPart) and message.part != self._part_due():
+            reason = f"{message.kind} {message.part} where {self._part_due()} is due"
+            raise UnexpectedMessage(SERVER, phase, reason)
+
+    def _part_due(self) -> int:
+        """Return the number of the part, of the upload or the delivery, that comes next."""
+        match self._state:
+            case Uploading(sent=sent):
+                return len(sent)
+            case Receiving(parts=parts):
+                return parts
+            case _:
+                return 0
 
     def _session(self) -> bytes:
         """Return the id that requests must carry: the parameters' before the session exists."""
         match self._state:
-            case Shared() | Sketched() | Replied() | Blinded() | Selected() | Uploaded():
+            case Shared() | Sketched() | Replied() | Blinded() | Selected():
                 return self._state.session.id
-            case Confirmed() | Answered():
+            case Uploading() | Uploaded():
+                return self._state.session.id
+            case Confirmed() | Answered() | Receiving():
                 return self._state.uploaded.session.id
             case Finished():
                 return self._state.result.session
@@ -194,13 +219,17 @@ class AggregationClient:
                 return client_blinded.on_row_delivery(context, state, message)
             case (Shared() | Selected()) as state, Plan():
                 return client_masking.on_plan(context, state, message)
+            case Uploading() as state, PartRequest():
+                return client_upload.on_part_request(context, state, message)
             case Uploaded() as state, SurvivorSet():
                 return client_unmask.on_survivor_set(context, state, message)
             case Confirmed() as state, UnmaskRequest():
                 return client_unmask.on_unmask_request(context, state, message)
-            case Answered() as state, Delivery():
+            case (Answered() | Receiving()) as state, DeliveryPart():
+                return client_deliver.on_delivery_part(context, state, message)
+            case (Answered() | Receiving()) as state, Delivery():
                 self._running.received(request)
-                return client_unmask.on_delivery(context, state, message, self._running.value)
+                return client_deliver.on_delivery(context, state, message, self._running.value)
         raise UnexpectedMessage(SERVER, self._state.label, "a request without a row in the table")
 
 

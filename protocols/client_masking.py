@@ -1,63 +1,56 @@
-"""A client's masked input: check the plan, then encode and mask all its terms in one pass."""
+"""A client's masked input: check the plan, and settle which terms go into which sums."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+from collections.abc import Mapping
 
 from protocols.client_select import open_list
 from protocols.client_setup import MASK_KEY, open_share_box, share_commitments
-from protocols.client_states import Agreement, Context, Selected, Session, Shared, Uploaded
-from protocols.discrete_gaussian import DiscreteGaussian
-from protocols.errors import BadPlan, BadShare, InputError
-from protocols.frame import frame_hash, seal
+from protocols.client_states import (
+    Agreement,
+    Context,
+    MaskedTerm,
+    Selected,
+    Session,
+    Shared,
+    Uploaded,
+    Uploading,
+)
+from protocols.client_upload import send_part
+from protocols.errors import BadPlan, BadShare
+from protocols.frame import frame_hash
 from protocols.graph import sharing_threshold
 from protocols.identity import KEY_HOLDER, SERVER
 from protocols.keys import pairwise_mask_key, recipient_mask_key, self_mask_key
-from protocols.masks import MaskKey, MaskStream
-from protocols.messages import (
-    MaskedInput,
-    MaskedVector,
-    Plan,
-    PlannedSum,
-    SharesFrom,
-    scalars_to_wire,
-)
+from protocols.masks import MaskKey
+from protocols.messages import Plan, PlannedSum, SharesFrom
 from protocols.parameters import AggregationParameters
+from protocols.parts import cut
 from protocols.plan import plan_digest, plan_sums
 from protocols.results import fixed_point_of
-from protocols.ring import CHUNK, WEIGHT_STEP, FixedPoint, FlatVector, Packed, clip_in_place
+from protocols.ring import WEIGHT_STEP
 from protocols.selection import Chosen, weight
 
-NOISE_KEY_BYTES = 32
 
-
-def on_plan(context: Context, state: Shared | Selected, message: Plan) -> tuple[Uploaded, bytes]:
-    """Check plan, shares and neighbour lists, then upload every masked term at once."""
+def on_plan(
+    context: Context, state: Shared | Selected, message: Plan
+) -> tuple[Uploading | Uploaded, bytes]:
+    """Check plan, shares and neighbour lists, then upload the masked terms or their first part."""
     session = state.session
     held = open_shares(context, session, message)
     agreement = check_plan(context, state, message)
     row = state.row if isinstance(state, Selected) else {}
     weights = own_weights(context, agreement, row)
-    jobs = [
-        _job(context, session, planned, weights.get(planned.id, 1.0))
+    terms = tuple(
+        _term(context, session, planned, weights.get(planned.id, 1.0))
         for planned in agreement.sums
         if context.name in planned.contributors
-    ]
-    clip_counts = mask_vectors(context, jobs)
-    upload = MaskedInput(
-        session=session.id,
-        sender=context.name,
-        recipient=SERVER,
-        inputs=tuple(job.to_wire() for job in jobs),
     )
-    del jobs
-    frame = seal(upload, context.identity)
     applied = {item.recipient: weights[item.id] for item in agreement.sums if item.id in weights}
-    uploaded = Uploaded(session, agreement, held, frame_hash(frame), row, applied, clip_counts)
-    return uploaded, frame
+    parts = cut(context.parameters, [term.sum_id for term in terms])
+    return send_part(
+        context, Uploading(session, agreement, held, row, applied, terms=terms, parts=parts)
+    )
 
 
 def open_shares(context: Context, session: Session, message: Plan) -> dict[str, tuple[bytes, ...]]:
@@ -160,51 +153,18 @@ def own_weights(
     return weights
 
 
-@dataclass(frozen=True)
-class MaskingJob:
-    """One term to encode and mask. Secrecy: this client."""
-
-    sum_id: str
-    vector: str
-    fixed_point: FixedPoint
-    weight: float
-    masks: MaskStream = field(repr=False)
-    packed: Packed = field(repr=False)
-    scalars: tuple[int, ...] = field(repr=False)
-    noise: DiscreteGaussian | None = field(default=None, repr=False)
-
-    def to_wire(self) -> MaskedVector:
-        """Return the masked term for the upload."""
-        return MaskedVector(
-            sum_id=self.sum_id,
-            packed=self.packed.to_bytes(),
-            scalars=scalars_to_wire(self.masks.mask_scalars(self.scalars)),
-        )
-
-
-def _job(
+def _term(
     context: Context, session: Session, planned: PlannedSum, applied_weight: float
-) -> MaskingJob:
-    parameters, num_samples = context.parameters, context.inputs.num_samples
-    spec = parameters.sum(planned.id)
-    steps = round(applied_weight / WEIGHT_STEP)
-    fixed_point = fixed_point_of(parameters, planned)
-    return MaskingJob(
+) -> MaskedTerm:
+    num_samples, steps = context.inputs.num_samples, round(applied_weight / WEIGHT_STEP)
+    return MaskedTerm(
         sum_id=planned.id,
-        vector=spec.vector,
-        fixed_point=fixed_point,
+        vector=context.parameters.sum(planned.id).vector,
+        fixed_point=fixed_point_of(context.parameters, planned),
         weight=num_samples * applied_weight,
-        masks=MaskStream(mask_keys(context, session, planned)),
-        packed=Packed(parameters.ring_bits, parameters.vector_lengths[spec.vector]),
+        masks=tuple(mask_keys(context, session, planned)),
         scalars=(num_samples if steps else 0, steps, num_samples * steps),
-        noise=_noise(context, fixed_point),
     )
-
-
-def _noise(context: Context, fixed_point: FixedPoint) -> DiscreteGaussian | None:
-    """Return a fresh stream of this client's share of the noise, None where there is none."""
-    steps = fixed_point.noise_steps
-    return DiscreteGaussian(context.entropy.read(NOISE_KEY_BYTES), steps) if steps else None
 
 
 def mask_keys(context: Context, session: Session, planned: PlannedSum) -> list[MaskKey]:
@@ -221,43 +181,3 @@ def mask_keys(context: Context, session: Session, planned: PlannedSum) -> list[M
         key = recipient_mask_key(secret, session.id, planned.id, me, planned.recipient)
         masks.append(MaskKey(key, 1))
     return masks
-
-
-def mask_vectors(context: Context, jobs: Sequence[MaskingJob]) -> dict[str, int]:
-    """Encode and mask every job, reading each vector once; return local clip counts.
-
-    Raises:
-        InputError: a vector of the wrong length, or a NaN or infinity (its tensor is named).
-    """
-    counts = {}
-    for name in sorted({job.vector for job in jobs}):
-        if name not in context.inputs.vectors:
-            raise InputError(f"{context.name}: vector {name} is missing")
-        where = f"{context.name}, {name}"
-        vector = FlatVector(context.inputs.vectors[name], where)
-        length = context.parameters.vector_lengths[name]
-        if len(vector) != length:
-            raise InputError(f"{where}: {len(vector)} coordinates, not {length}")
-        own = [job for job in jobs if job.vector == name]
-        counts[name] = mask_one_vector(vector, context.parameters.clip[name], own)
-    return counts
-
-
-def mask_one_vector(vector: FlatVector, clip: float, jobs: Sequence[MaskingJob]) -> int:
-    """Check, clip, encode, add noise, mask and pack, one cached chunk at a time."""
-    chunk, floats = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-    words = np.empty(CHUNK, np.uint32)
-    outside = 0
-    for start in range(0, len(vector), CHUNK):
-        size = min(CHUNK, len(vector) - start)
-        clipped = chunk[:size]
-        vector.read_checked(start, clipped)
-        outside += clip_in_place(clipped, clip)
-        for job in jobs:
-            part = words[:size]
-            job.fixed_point.encode(clipped, job.weight, floats[:size], part)
-            if job.noise is not None:
-                part += job.noise.draw(size).astype(np.uint32)
-            job.masks.mask_chunk(part)
-            job.packed.write(start, part)
-    return outside

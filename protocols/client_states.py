@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from protocols.entropy import Entropy
 from protocols.identity import Identity, Roster
 from protocols.keys import Channel, EphemeralKeys, KeyPair
+from protocols.masks import MaskKey
 from protocols.messages import Advertisement, PlannedSum
 from protocols.parameters import AggregationParameters
+from protocols.parts import Part
+from protocols.ring import FixedPoint
 from protocols.selection import Chosen
 
 
@@ -243,8 +246,39 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class MaskedTerm:
+    """One term to encode and mask, whole or in parts. Secrecy: this client."""
+
+    sum_id: str
+    vector: str
+    fixed_point: FixedPoint
+    weight: float
+    masks: tuple[MaskKey, ...] = field(repr=False)
+    scalars: tuple[int, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Uploading:
+    """Some parts of the masked input are out: ``sent`` are the hashes of their frames, in order.
+
+    ``held_shares``: owner -> its shares, mask key's first; ``weights`` by recipient.
+    """
+
+    session: Session
+    agreement: Agreement
+    held_shares: Mapping[str, tuple[bytes, ...]] = field(repr=False)
+    row: Mapping[str, float] = field(repr=False)
+    weights: Mapping[str, float] = field(repr=False)
+    terms: tuple[MaskedTerm, ...] = field(repr=False)
+    parts: tuple[Part, ...]
+    sent: tuple[bytes, ...] = ()
+    clip_counts: Mapping[str, int] = field(default_factory=dict, repr=False)
+    label = "uploading"
+
+
+@dataclass(frozen=True)
 class Uploaded:
-    """The masked input is out. ``held_shares``: owner -> its shares, mask key's first."""
+    """The whole masked input is out; its last frame's hash is the upload's."""
 
     session: Session
     agreement: Agreement
@@ -278,6 +312,30 @@ class Answered:
     uploaded: Uploaded
     survivors: tuple[str, ...]
     label = "answered"
+
+
+@dataclass(frozen=True)
+class ReceivedSum:
+    """A sum of a delivery as far as it has come: ``vector`` [D] float32 is decoded up to ``end``.
+
+    ``masks`` take the recipient masks off a sealed sum. Secrecy: this client.
+    """
+
+    planned: PlannedSum
+    vector: NDArray[np.float32] = field(repr=False)
+    masks: tuple[MaskKey, ...] = field(repr=False)
+    end: int = 0
+
+
+@dataclass(frozen=True)
+class Receiving:
+    """So many parts of the delivery have come, with these sums."""
+
+    uploaded: Uploaded
+    survivors: tuple[str, ...]
+    parts: int
+    sums: Mapping[str, ReceivedSum] = field(repr=False)
+    label = "receiving"
 
 
 @dataclass(frozen=True)
@@ -342,9 +400,11 @@ State = (
     | Replied
     | Blinded
     | Selected
+    | Uploading
     | Uploaded
     | Confirmed
     | Answered
+    | Receiving
     | Finished
     | Failed
 )

@@ -1,4 +1,4 @@
-"""A client's last phases: agree on the survivors, reveal shares, accept the results."""
+"""A client's part in opening the sums: agree on the survivors, reveal shares."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from protocols.client_states import (
     Answered,
     Confirmed,
     Context,
-    Finished,
     Uploaded,
 )
 from protocols.errors import AttemptRefused, BadSurvivors
@@ -15,16 +14,13 @@ from protocols.graph import sharing_threshold
 from protocols.identity import SERVER, sha256
 from protocols.messages import (
     Consistency,
-    Delivery,
     KeyShare,
-    Receipt,
     SeedShare,
     SurvivorSet,
     UnmaskRequest,
     UnmaskShares,
 )
 from protocols.plan import lists_digest, may_open, statement
-from protocols.results import check_delivery, read_results
 
 
 def on_survivor_set(
@@ -144,23 +140,3 @@ def check_unmask_request(context: Context, state: Confirmed, message: UnmaskRequ
         reason = f"{agreeing} of {len(signers)} signatures agree with ours, {needed} needed"
         reason += f"; not those of {', '.join(others)}, as relayed" if others else ""
         raise BadSurvivors(SERVER, phase, reason)
-
-
-def on_delivery(
-    context: Context, state: Answered, message: Delivery, running_hash: bytes
-) -> tuple[Finished, bytes]:
-    """Accept the opened sums, take the recipient masks off the own one, and sign a receipt.
-
-    ``running_hash`` covers every frame sent and received so far, this delivery included.
-
-    Raises:
-        BadDelivery: sums other than those that may be opened, or of another form.
-    """
-    check_delivery(context, state, message)
-    receipt = Receipt(
-        session=state.uploaded.session.id,
-        sender=context.name,
-        recipient=SERVER,
-        transcript=running_hash,
-    )
-    return Finished(read_results(context, state, message)), seal(receipt, context.identity)

@@ -16,6 +16,7 @@ from protocols.distance_table import num_pairs, row_bytes
 from protocols.identity import MAX_NAME
 from protocols.keys import TAG_BYTES
 from protocols.parameters import AggregationParameters
+from protocols.parts import cut
 from protocols.ring import packed_bytes
 from protocols.shares import SECRET_BYTES
 from protocols.states import Transition, applies
@@ -140,11 +141,23 @@ def _plan(parameters: AggregationParameters) -> int:
     return NAME * members + sums + members * dealt + lists
 
 
-def _masked_input(parameters: AggregationParameters) -> int:
-    return sum(
-        ITEM + SCALARS + packed_bytes(parameters.ring_bits, parameters.vector_lengths[spec.vector])
+def _part(parameters: AggregationParameters) -> int:
+    """What one part of an upload or a delivery holds, of all sums at most."""
+    words = sum(
+        packed_bytes(parameters.ring_bits, parameters.vector_lengths[spec.vector])
         for spec in parameters.sums
     )
+    items = len(parameters.sums) * (NAME + ITEM)
+    return items + min(words, parameters.part_bytes)
+
+
+def _delivery(parameters: AggregationParameters) -> int:
+    return _part(parameters) + SCALARS * len(parameters.sums)
+
+
+def _masked_input(parameters: AggregationParameters) -> int:
+    parts = len(cut(parameters, [spec.id for spec in parameters.sums]))
+    return _delivery(parameters) + DIGEST * parts
 
 
 def _survivor_set(parameters: AggregationParameters) -> int:
@@ -188,11 +201,15 @@ _CONTENT = {
     "neighbour_list": _neighbour_list,
     "selection": _selection,
     "plan": _plan,
+    "masked_part": _part,
+    "part_request": _nothing,
     "masked_input": _masked_input,
     "survivor_set": _survivor_set,
     "consistency": _consistency,
     "unmask_request": _unmask_request,
     "unmask_shares": _unmask_shares,
-    "delivery": _masked_input,
+    "delivery_part": _part,
+    "part_taken": _nothing,
+    "delivery": _delivery,
     "receipt": _receipt,
 }

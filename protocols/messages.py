@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from protocols.identity import Name
-from protocols.parameters import MAX_CLIENTS
+from protocols.parameters import MAX_CLIENTS, MAX_PARTS
 
 MAX_SUMS = 2 * MAX_CLIENTS
 MAX_FRAME = 4096
@@ -38,6 +38,7 @@ Names = Annotated[tuple[Name, ...], Field(max_length=MAX_CLIENTS), AfterValidato
 Scalar = Annotated[bytes, Field(min_length=8, max_length=8)]
 Scalars = Annotated[tuple[Scalar, ...], Field(min_length=NUM_SCALARS, max_length=NUM_SCALARS)]
 Packed = Annotated[bytes, Field(max_length=MAX_VECTOR_BYTES, repr=False)]
+PartNumber = Annotated[int, Field(ge=0, lt=MAX_PARTS)]
 
 
 class Wire(BaseModel):
@@ -144,8 +145,31 @@ class Plan(Message):
     selections: Annotated[tuple[Box, ...], Field(max_length=MAX_CLIENTS)]
 
 
+class VectorSpan(Wire):
+    """The packed words of some coordinates of one sum's vector, those that are due in a part."""
+
+    sum_id: Name
+    packed: Packed
+
+
+class MaskedPart(Message):
+    """Client: a part of an upload that is too long for one frame, and not its last."""
+
+    bulky: ClassVar[bool] = True
+    kind: Literal["masked_part"] = "masked_part"
+    part: PartNumber
+    spans: Annotated[tuple[VectorSpan, ...], Field(max_length=MAX_SUMS)]
+
+
+class PartRequest(Message):
+    """Server: the part of the upload with this number, counted from 0."""
+
+    kind: Literal["part_request"] = "part_request"
+    part: PartNumber
+
+
 class MaskedVector(Wire):
-    """One client's masked term of one sum."""
+    """One client's masked term of one sum: its last span, and its scalars."""
 
     sum_id: Name
     packed: Packed
@@ -153,11 +177,16 @@ class MaskedVector(Wire):
 
 
 class MaskedInput(Message):
-    """Client: all its terms of all its sums, at once."""
+    """Client: all its terms of all its sums, or the last part of them.
+
+    ``parts`` are the hashes of the frames of the earlier parts, in order: this frame's hash is that
+    of the whole upload.
+    """
 
     bulky: ClassVar[bool] = True
     kind: Literal["masked_input"] = "masked_input"
     inputs: Annotated[tuple[MaskedVector, ...], Field(max_length=MAX_SUMS)]
+    parts: Annotated[tuple[Digest, ...], Field(max_length=MAX_PARTS)]
 
 
 class SurvivorSet(Message):
@@ -218,8 +247,27 @@ class UnmaskShares(Message):
     key_shares: Annotated[tuple[KeyShare, ...], Field(max_length=MAX_CLIENTS, repr=False)]
 
 
+class DeliveryPart(Message):
+    """Server: a part of a delivery that is too long for one frame, and not its last."""
+
+    bulky: ClassVar[bool] = True
+    kind: Literal["delivery_part"] = "delivery_part"
+    part: PartNumber
+    spans: Annotated[tuple[VectorSpan, ...], Field(max_length=MAX_SUMS)]
+
+
+class PartTaken(Message):
+    """Client: the part of the delivery with this number has come, the next one may."""
+
+    kind: Literal["part_taken"] = "part_taken"
+    part: PartNumber
+
+
 class OpenedSum(Wire):
-    """A sum without self and pairwise masks; a sealed one still wears its recipient masks."""
+    """A sum without self and pairwise masks; a sealed one still wears its recipient masks.
+
+    ``packed`` is its last span where earlier ones came in parts.
+    """
 
     sum_id: Name
     packed: Packed
@@ -227,7 +275,7 @@ class OpenedSum(Wire):
 
 
 class Delivery(Message):
-    """Server: the sums opened for all, and the recipient's own sealed sum."""
+    """Server: the sums opened for all and the recipient's own sealed sum, or the last part."""
 
     bulky: ClassVar[bool] = True
     kind: Literal["delivery"] = "delivery"

@@ -13,12 +13,14 @@ from protocols.discrete_gaussian import MAX_DEVIATION
 from protocols.errors import ParameterError
 from protocols.identity import SERVER, Name, sha256
 from protocols.parameter_sets import parameter_set
-from protocols.ring import FixedPoint
+from protocols.ring import ALIGNMENT, FixedPoint, packed_bytes
 from protocols.sketch import MAX_SIZE, sketch_length
 
 MAX_CLIENTS = 4096
 MAX_LENGTH = 1 << 31
 MAX_SAMPLES = 1 << 24
+MAX_PARTS = 1 << 16
+PART_BYTES = 1 << 26
 RING_BITS = (16, 20, 24, 32)
 MIN_LEVELS = 8
 _LABEL = "pilot-secure parameters"
@@ -87,6 +89,7 @@ class AggregationParameters(BaseModel):
     """Everything that all parties must agree on; its digest is bound into the session id.
 
     ``clip`` bounds the coordinates of each vector, ``max_samples`` each client's sample count.
+    ``part_bytes`` bounds the packed words of one frame: longer uploads and deliveries go in parts.
     ``distance_norm_bound`` bounds the 2-norm of the vector whose distances are taken, and
     ``distance_parameter_set`` names the CKKS parameters; both matter only with selected sums.
     ``noise`` maps a vector to the deviation of the discrete Gaussian noise that each contributor
@@ -108,6 +111,7 @@ class AggregationParameters(BaseModel):
     noise: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     max_samples: int = Field(ge=1, le=MAX_SAMPLES)
     ring_bits: RingBits = 20
+    part_bytes: int = Field(default=PART_BYTES, ge=64, le=1 << 31)
     threshold: int = Field(ge=2)
     max_colluders: int = Field(default=1, ge=0)
     min_contributors: int = Field(default=3, ge=2)
@@ -146,6 +150,7 @@ class AggregationParameters(BaseModel):
             *self._sum_problems(),
             *self._ring_problems(),
             *self._noise_problems(),
+            *self._part_problems(),
             *self._distance_problems(),
         ]
         if problems:
@@ -248,6 +253,17 @@ class AggregationParameters(BaseModel):
         noise = self.noise.get(vector, 0.0)
         bound = float(self.max_samples)
         return FixedPoint(self.ring_bits, contributors, self.clip[vector], bound, noise)
+
+    def _part_problems(self) -> list[str]:
+        least = len(self.sums) * packed_bytes(self.ring_bits, ALIGNMENT)
+        if self.part_bytes < least:
+            return [f"part_bytes: {self.part_bytes} for {len(self.sums)} sums, at least {least}"]
+        lengths = [self.vector_lengths.get(spec.vector, 0) for spec in self.sums]
+        total = sum(packed_bytes(self.ring_bits, length) for length in lengths)
+        if total // self.part_bytes >= MAX_PARTS // 2:
+            least = 2 * total // MAX_PARTS + 1
+            return [f"part_bytes: {self.part_bytes} cuts the sums too small, at least {least}"]
+        return []
 
     def _distance_problems(self) -> list[str]:
         if not self.selects:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from protocols.errors import InputError, ParameterError
 
+ALIGNMENT = 4  # coordinates: whole bytes of every ring, one block of AES-CTR
 CHUNK = 1 << 14  # coordinates: buffers of 64 KiB stay in cache, and are cheap to allocate
 SCALAR_MASK = (1 << 64) - 1
 NOISE_REACH = 10.0  # deviations of noise that the ring has room for
@@ -165,6 +166,10 @@ class Packed:
     def to_bytes(self) -> bytes:
         """Return the packed bytes."""
         return self._raw.tobytes()
+
+    def halves(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the bytes of the low halves and of the high parts."""
+        return self._raw[: 2 * self.length], self._high
 
     def write(self, start: int, words: Words) -> None:
         """Pack words at ``start`` (even, as chunks are); bits above b are dropped."""

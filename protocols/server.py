@@ -9,21 +9,22 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.accumulators import Allocate, allocate_in_memory
+from protocols.accumulators import OpenedVector
 from protocols.client import check_pinned
 from protocols.entropy import Entropy
 from protocols.errors import AttemptAborted, LocalProtocolError, PeerError
 from protocols.frame import open_frame, seal
 from protocols.frame_sizes import largest_frame
-from protocols.identity import Identity, Roster
-from protocols.messages import OpenedSum, PlannedSum
+from protocols.identity import SERVER, Identity, Roster
+from protocols.messages import PlannedSum
 from protocols.pair_jobs import PairWorkers
 from protocols.parameters import AggregationParameters
 from protocols.results import mean_of
+from protocols.server_deliver import Deliver
 from protocols.server_masking import MaskedInputs
 from protocols.server_phase import Phase, ServerContext
 from protocols.server_setup import Advertise
-from protocols.server_unmask import Deliver
+from protocols.storage import Allocate, allocate_in_memory
 
 
 @dataclass
@@ -47,7 +48,7 @@ class AggregationReport:
     aborted: str | None = None
     bytes_up: dict[str, int] = field(default_factory=dict)
     bytes_down: dict[str, int] = field(default_factory=dict)
-    results: dict[str, OpenedSum] = field(default_factory=dict, repr=False)
+    results: dict[str, OpenedVector] = field(default_factory=dict, repr=False)
 
     @cached_property
     def means(self) -> Mapping[str, NDArray[np.float32]]:
@@ -78,9 +79,14 @@ class AggregationServer:
         *,
         roster: Roster,
         allocate: Allocate = allocate_in_memory,
+        uploads_at_once: int | None = None,
         pair_workers: PairWorkers | None = None,
     ) -> None:
-        """Take the pinned roster; ``allocate`` gives zeroed words for a sum (memory or disk).
+        """Take the pinned roster; ``allocate`` gives storage for the sums, in memory or on a disk.
+
+        Of uploads that go in parts, ``uploads_at_once`` are kept apart at a time, besides the
+        first part of every one (None: all). The caller may delete what was allocated once it has
+        read the report's means.
 
         ``pair_workers`` share the many pairs of encrypted distances under key-holder trust.
 
@@ -88,7 +94,9 @@ class AggregationServer:
             ParameterError: the roster does not fit the parameters or the identity.
         """
         check_pinned(parameters, identity, roster)
-        self._context = ServerContext(parameters, identity, roster, allocate, pair_workers)
+        self._context = ServerContext(
+            parameters, identity, roster, allocate, pair_workers, uploads_at_once
+        )
         self._entropy = entropy
         self._phase: Phase | None = Advertise(self._context)
         self._heard: set[str] = set()
@@ -103,6 +111,11 @@ class AggregationServer:
     def phase(self) -> str:
         """The present phase's name."""
         return "finished" if self._phase is None else self._phase.name
+
+    @property
+    def part(self) -> int:
+        """How often the present phase has asked before, where long vectors go in parts."""
+        return 0 if self._phase is None else self._phase.part
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -146,7 +159,9 @@ class AggregationServer:
         phase = self._current()
         present = phase.survivors()
         self.report.survivors[phase.name] = present
-        self.report.dropouts[phase.name] = tuple(n for n in phase.asked if n not in present)
+        gone = {n for n in phase.asked if n not in present}
+        before = self.report.dropouts.get(phase.name, ())  # in its earlier parts
+        self.report.dropouts[phase.name] = tuple(sorted(gone.union(before)))
         self._heard = set()
         try:
             self._phase = phase.finish()
@@ -177,10 +192,7 @@ class AggregationServer:
             opening = self._phase.opening
             self.report.opened = dict(opening.contributors)
             self.report.skipped = dict(opening.skipped)
-            for_all = {item.id for item in self._phase.sums if item.recipient == "server"}
-            self.report.results = {
-                name: opened for name, opened in opening.opened.items() if name in for_all
-            }
+            self.report.results = {name: opening.opened[name] for name in opening.ids_for(SERVER)}
         if isinstance(finished, Deliver):
             self.report.receipts = dict(finished.receipts)
 

@@ -1,4 +1,4 @@
-"""The server's plan, and the masked uploads that it adds up as they come."""
+"""The server's plan, and the masked uploads that it adds up as they are complete."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ from collections.abc import Mapping
 
 from protocols.accumulators import Accumulator
 from protocols.distance_messages import Selection
-from protocols.errors import MalformedMessage
-from protocols.frame import expect, frame_hash
+from protocols.frame import expect
 from protocols.identity import SERVER
-from protocols.messages import Box, MaskedInput, Message, Plan, SharesFrom
+from protocols.messages import (
+    Box,
+    MaskedInput,
+    MaskedPart,
+    Message,
+    PartRequest,
+    Plan,
+    SharesFrom,
+)
+from protocols.parts import length_of
 from protocols.plan import plan_sums
 from protocols.server_phase import Phase, Setup
 from protocols.server_unmask import Consistent, Inputs
+from protocols.server_upload import Upload
 
 
 class MaskedInputs(Phase):
-    """Publish the plan, add the masked uploads up as they come."""
+    """Publish the plan, ask for one part after the other, add what is complete."""
 
     name, reply_kind = "masked_input", "masked_input"
 
@@ -41,14 +50,34 @@ class MaskedInputs(Phase):
             planned.id: Accumulator(
                 planned.id,
                 parameters.ring_bits,
-                parameters.vector_lengths[parameters.sum(planned.id).vector],
+                length_of(parameters, planned.id),
                 setup.context.allocate,
             )
             for planned in self.sums
         }
-        self.upload_hashes: dict[str, bytes] = {}
+        self.uploads = {
+            name: Upload(setup.context, name, [s.id for s in self.sums if name in s.contributors])
+            for name in clients
+        }
+        self._asked, self._kept = clients, set[str]()
 
-    def request(self, client: str) -> Plan:
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Who gets a request: everybody the plan, then whose uploads are not complete."""
+        return self._asked
+
+    def due(self, client: str) -> str:
+        """Return what comes next of this client."""
+        return self.uploads[client].due
+
+    def request(self, client: str) -> Plan | PartRequest:
+        """Return the plan, or the request for the next part of this client's upload."""
+        if self.part == 0:
+            return self._plan(client)
+        number = len(self.uploads[client].hashes)
+        return PartRequest(session=self.session, sender=SERVER, recipient=client, part=number)
+
+    def _plan(self, client: str) -> Plan:
         """Return the plan with this client's shares and the neighbour lists for it."""
         peers = [name for name in self.clients if name != client]
         return Plan(
@@ -76,26 +105,28 @@ class MaskedInputs(Phase):
         return SharesFrom(party=owner, ciphertext=box.ciphertext, digests=item.digests)
 
     def take(self, client: str, message: Message, frame: bytes) -> None:
-        """Check all terms of an upload, then add all of them."""
-        upload = expect(message, MaskedInput, self.session, SERVER, self.name)
-        due = [planned.id for planned in self.sums if client in planned.contributors]
-        if [term.sum_id for term in upload.inputs] != due:
-            raise MalformedMessage(client, self.name, "not the terms that the plan asks for")
-        try:
-            parsed = [self.accumulators[term.sum_id].parse(term) for term in upload.inputs]
-        except ValueError as error:
-            raise MalformedMessage(client, self.name, str(error)) from None
-        for packed, term in zip(parsed, upload.inputs, strict=True):
-            self.accumulators[term.sum_id].add(client, packed, term)
-        self.upload_hashes[client] = frame_hash(frame)
+        """Keep a part of an upload; add the upload when it is complete."""
+        kind = MaskedPart if self.due(client) == "masked_part" else MaskedInput
+        self.uploads[client].take(
+            expect(message, kind, self.session, SERVER, self.name), frame, self.accumulators
+        )
+        self._kept.add(client)
 
     def survivors(self) -> tuple[str, ...]:
-        """Return whose uploads are in the sums: the survivor set U."""
-        return tuple(sorted(self.upload_hashes))
+        """Return who is still there: in the end the survivor set U, whose uploads are added."""
+        waiting = set(self.uploads) - set(self._asked)
+        return tuple(sorted(waiting | self._kept))
 
     def finish(self) -> Phase:
-        """Ask for signatures of the survivor set next."""
-        self.enough(self.survivors())
-        return Consistent(
-            Inputs(self.setup, self.clients, self.sums, self.accumulators, self.upload_hashes)
-        )
+        """Ask for the parts that are left, or for signatures of the survivor set."""
+        left = self.survivors()
+        for name in set(self.uploads) - set(left):
+            self.uploads.pop(name).free()
+        self.enough(left)
+        incomplete = tuple(name for name in left if not self.uploads[name].complete)
+        if incomplete:
+            self._asked, self._kept = incomplete[: self.context.uploads_at_once], set()
+            self.part += 1
+            return self
+        hashes = {name: upload.hashes[-1] for name, upload in self.uploads.items()}
+        return Consistent(Inputs(self.setup, self.clients, self.sums, self.accumulators, hashes))

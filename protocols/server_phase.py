@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
-from protocols.accumulators import Allocate
 from protocols.errors import AttemptAborted, MalformedMessage
 from protocols.graph import peers_of
 from protocols.identity import Identity, Roster
@@ -16,23 +15,29 @@ from protocols.keys import TAG_BYTES
 from protocols.messages import Advertisement, Box, EncryptedShares, Message
 from protocols.pair_jobs import PairWorkers
 from protocols.parameters import AggregationParameters
+from protocols.storage import Allocate
 
 
 @dataclass(frozen=True)
 class ServerContext:
-    """What does not change during an attempt."""
+    """What does not change during an attempt.
+
+    At most ``uploads_at_once`` clients are in the middle of an upload that goes in parts.
+    """
 
     parameters: AggregationParameters
     identity: Identity = field(repr=False)
     roster: Roster
     allocate: Allocate
     pair_workers: PairWorkers | None = None
+    uploads_at_once: int | None = None
 
 
 class Phase(ABC):
     """One exchange with the clients that are still there, or with the key holder.
 
-    ``faults`` is for what shows only when all replies are in: {party: what was wrong}.
+    ``faults`` is for what shows only when all replies are in: {party: what was wrong}. A phase in
+    which long vectors go in parts is an exchange for each of them, numbered by ``part``.
     """
 
     name: ClassVar[str]
@@ -43,6 +48,7 @@ class Phase(ABC):
         self.clients = clients
         self.session = session
         self.faults: dict[str, str] = {}
+        self.part = 0
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -71,7 +77,7 @@ class Phase(ABC):
 
     @abstractmethod
     def finish(self) -> Phase | None:
-        """Return the next phase, or None after the last.
+        """Return the next phase, itself for another part, or None after the last.
 
         Raises:
             AttemptAborted: the attempt cannot go on.

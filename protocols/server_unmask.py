@@ -1,10 +1,10 @@
-"""The server's last phases: consistency, unmasking, delivery."""
+"""The server's way to the sums: consistency, unmasking."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from protocols import shares
 from protocols.accumulators import Accumulator
@@ -17,11 +17,8 @@ from protocols.keys import KeyPair, pairwise_mask_key, self_mask_key
 from protocols.masks import MaskKey
 from protocols.messages import (
     Consistency,
-    Delivery,
     Message,
-    OpenedSum,
     PlannedSum,
-    Receipt,
     SignedBy,
     SurvivorSet,
     UnmaskRequest,
@@ -29,6 +26,7 @@ from protocols.messages import (
 )
 from protocols.plan import plan_digest, statement
 from protocols.results import possible_samples
+from protocols.server_deliver import Deliver, Opening
 from protocols.server_phase import Phase, Setup
 
 
@@ -165,12 +163,12 @@ class Unmask(Phase):
         self.enough(self.survivors())
         opening = self.open_sums()
         self.inputs.accumulators.clear()
-        return Deliver(self, opening)
+        return Deliver(self.context, self.survivors(), self.session, opening)
 
     def open_sums(self) -> Opening:
         """Return the sums that could be opened, and why the others could not."""
         keys: dict[str, KeyPair] = {}
-        opening = Opening()
+        opening = Opening(self.inputs.sums)
         for spec in self.context.parameters.sums:
             planned = next((item for item in self.inputs.sums if item.id == spec.id), None)
             if planned is None:
@@ -181,10 +179,11 @@ class Unmask(Phase):
             except _CannotOpen as error:
                 opening.skipped[spec.id] = str(error)
             else:
-                accumulator = self.inputs.accumulators[spec.id]
-                opened, contributors = accumulator.open(masks), sorted(accumulator.contributors)
+                accumulator = self.inputs.accumulators.pop(spec.id)
+                contributors = sorted(accumulator.contributors)
+                opened = accumulator.open(masks, self.context.allocate)
                 if planned.recipient == SERVER and not possible_samples(
-                    opened, len(contributors), self.context.parameters.max_samples
+                    opened.scalars, len(contributors), self.context.parameters.max_samples
                 ):
                     opening.skipped[spec.id] = "its terms do not fit together: a client cheated"
                     continue
@@ -236,48 +235,3 @@ class Unmask(Phase):
 
 class _CannotOpen(Exception):
     """One sum stays closed; the others go on."""
-
-
-@dataclass
-class Opening:
-    """Which sums were opened, over whom, and which were not and why."""
-
-    opened: dict[str, OpenedSum] = field(default_factory=dict)
-    contributors: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-
-class Deliver(Phase):
-    """Send the results, collect receipts."""
-
-    name, reply_kind = "deliver", "receipt"
-
-    def __init__(self, unmask: Unmask, opening: Opening) -> None:
-        super().__init__(unmask.context, unmask.survivors(), unmask.session)
-        self.opening, self.sums = opening, unmask.inputs.sums
-        self.receipts: dict[str, bytes] = {}
-
-    def request(self, client: str) -> Delivery:
-        """Return the sums for everybody, and this client's own sealed sum."""
-        opened = self.opening.opened
-        recipients = {planned.id: planned.recipient for planned in self.sums}
-        own = [opened[name] for name in opened if recipients[name] == client]
-        return Delivery(
-            session=self.session,
-            sender=SERVER,
-            recipient=client,
-            opened=tuple(opened[name] for name in sorted(opened) if recipients[name] == SERVER),
-            sealed=own[0] if own else None,
-        )
-
-    def take(self, client: str, message: Message, frame: bytes) -> None:
-        """Keep one receipt."""
-        receipt = expect(message, Receipt, self.session, SERVER, self.name)
-        self.receipts[client] = receipt.transcript
-
-    def survivors(self) -> tuple[str, ...]:
-        """Return who confirmed."""
-        return tuple(sorted(self.receipts))
-
-    def finish(self) -> None:
-        """End."""

@@ -1,8 +1,10 @@
 """The transition tables of all parties: what is not in them is a typed error.
 
 A client answers one request in each state and moves on; there is no way back, so no request can
-be answered twice. An authenticated request that breaks a rule ends the attempt (``failed``). A
-frame that is not the server's, or that the present state does not take, changes nothing.
+be answered twice. What is too long for one frame goes in parts: then a state is kept, and each part
+has a number that is due once. Without such vectors the rows of parts are not used. An authenticated
+request that breaks a rule ends the attempt (``failed``). A frame that is not the server's, or that
+the present state does not take, changes nothing.
 
 ``when`` says which attempts a row belongs to: those with selected sums measure distances, under
 peer or key-holder trust; the others go from the shares straight to the plan.
@@ -32,15 +34,22 @@ CLIENT: tuple[Transition, ...] = (
     Transition("idle", "advertise_request", "advertised", "advertisement"),
     Transition("advertised", "advertisements", "shared", "encrypted_shares"),
     Transition("shared", "plan", "uploaded", "masked_input", "without distances"),
+    Transition("shared", "plan", "uploading", "masked_part", "without distances"),
     Transition("shared", "distance_call", "sketched", "distance_upload", "peer"),
     Transition("sketched", "distance_uploads", "replied", "distance_replies", "peer"),
     Transition("replied", "distance_delivery", "selected", "selection", "peer"),
     Transition("shared", "blinded_call", "blinded", "blinded_upload", "key_holder"),
     Transition("blinded", "row_delivery", "selected", "selection", "key_holder"),
     Transition("selected", "plan", "uploaded", "masked_input", "with distances"),
+    Transition("selected", "plan", "uploading", "masked_part", "with distances"),
+    Transition("uploading", "part_request", "uploading", "masked_part"),
+    Transition("uploading", "part_request", "uploaded", "masked_input"),
     Transition("uploaded", "survivor_set", "confirmed", "consistency"),
     Transition("confirmed", "unmask_request", "answered", "unmask_shares"),
+    Transition("answered", "delivery_part", "receiving", "part_taken"),
+    Transition("receiving", "delivery_part", "receiving", "part_taken"),
     Transition("answered", "delivery", "finished", "receipt"),
+    Transition("receiving", "delivery", "finished", "receipt"),
 )
 
 SERVER_PHASES: tuple[Transition, ...] = (
@@ -56,9 +65,13 @@ SERVER_PHASES: tuple[Transition, ...] = (
     ),
     Transition("distance_release", "distance_release", "select", "release_request", "key_holder"),
     Transition("select", "selection", "masked_input", "row_delivery", "key_holder"),
+    Transition("masked_input", "masked_part", "masked_input", "plan"),
+    Transition("masked_input", "masked_part", "masked_input", "part_request"),
+    Transition("masked_input", "masked_input", "consistency", "part_request"),
     Transition("masked_input", "masked_input", "consistency", "plan"),
     Transition("consistency", "consistency", "unmask", "survivor_set"),
     Transition("unmask", "unmask_shares", "deliver", "unmask_request"),
+    Transition("deliver", "part_taken", "deliver", "delivery_part"),
     Transition("deliver", "receipt", "finished", "delivery"),
 )
 

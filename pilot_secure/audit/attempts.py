@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pilot_secure.audit.bundle import Bundle
 from pilot_secure.audit.declared import DeclaredParameters, Problems
 from pilot_secure.audit.entries import Entry
+from pilot_secure.audit.spans import Progress, SentSpan
 from pilot_secure.audit.verdicts import AttemptSummary
 from protocols.codec import CodecError
 from protocols.distance_messages import HolderKeys, Selection
@@ -23,8 +24,10 @@ from protocols.messages import (
     AdvertiseRequest,
     Consistency,
     Delivery,
+    DeliveryPart,
     EncryptedShares,
     MaskedInput,
+    MaskedPart,
     Message,
     Plan,
     PlannedSum,
@@ -53,7 +56,12 @@ class Told:
 
 @dataclass
 class Attempt:
-    """One attempt. ``digest`` is the session of its first messages, ``place`` its order."""
+    """One attempt. ``digest`` is the session of its first messages, ``place`` its order.
+
+    ``sent_parts`` are the entries of each client's upload but the last, whose hashes ``manifests``
+    says, ``told_parts`` those of each delivery but the last. ``spans`` are the vectors in the entry
+    that was noted last.
+    """
 
     digest: str
     place: int
@@ -79,6 +87,11 @@ class Attempt:
     running: dict[str, RunningHash] = field(default_factory=dict)
     told: dict[str, Told] = field(default_factory=dict)
     kept: dict[tuple[str, str], TranscriptRecord] = field(default_factory=dict)
+    sent_parts: dict[str, list[TranscriptRecord]] = field(default_factory=dict)
+    told_parts: dict[str, list[TranscriptRecord]] = field(default_factory=dict)
+    manifests: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
+    spans: tuple[SentSpan, ...] = ()
+    _progress: dict[tuple[str, bool], Progress] = field(default_factory=dict)
     _sent: set[bytes] = field(default_factory=set)
 
     def to(self, client: str) -> Told:
@@ -171,11 +184,16 @@ class Attempt:
         """Take in one entry: its hash for the running hashes, and what its message settles."""
         self.last_seq = entry.record.seq
         message, client = entry.protocol_message, entry.client
+        self.spans = ()
         self.complete &= entry.frame is not None and self.parameters is not None
         self._note_hash(entry)
         if message is None or not self.is_own(message, client):
             return
         self.kept[client, message.kind] = entry.record
+        if self.parameters is not None:
+            place = client, entry.from_server
+            progress = self._progress.setdefault(place, Progress(self.parameters))
+            self.spans = tuple(progress.take(message))
         if isinstance(message, AdvertiseRequest):
             self.called[client] = bytes.fromhex(entry.record.sha256)
         match message:
@@ -191,7 +209,12 @@ class Attempt:
             case Plan():
                 told = self.to(client)
                 told.participants, told.sums = message.participants, message.sums
+            case MaskedPart():
+                self.sent_parts.setdefault(client, []).append(entry.record)
+            case DeliveryPart():
+                self.told_parts.setdefault(client, []).append(entry.record)
             case MaskedInput():
+                self.manifests[client] = message.parts
                 self.uploads[client] = sha256(entry.frame or b"")
             case SurvivorSet():
                 self.to(client).survivor_set = message

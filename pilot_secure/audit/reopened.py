@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pilot_secure.audit.attempts import Attempt
 from pilot_secure.audit.bundle import Bundle
 from pilot_secure.audit.entries import open_entry
+from pilot_secure.audit.spans import SentVector, Words, whole_vectors
 from protocols.client_select import SELECTION_USAGE
 from protocols.codec import CodecError, decode
 from protocols.distance_lengths import padded_list_bytes
@@ -25,21 +26,16 @@ from protocols.keys import (
     recipient_mask_key,
     self_mask_key,
 )
-from protocols.masks import MaskKey, MaskStream
-from protocols.messages import (
-    MaskedInput,
-    MaskedVector,
-    Message,
-    PlannedSum,
-    scalars_from_wire,
-)
+from protocols.masks import MaskKey, MaskStream, mask_scalars
+from protocols.messages import Message, PlannedSum, scalars_from_wire
 from protocols.parameters import AggregationParameters
 from protocols.results import fixed_point_of
-from protocols.ring import CHUNK, WEIGHT_STEP, Packed, packed_bytes
+from protocols.ring import CHUNK, WEIGHT_STEP
 from protocols.selection import Chosen
 from protocols.sketch import sketch
+from protocols.transcript import TranscriptRecord
 
-Words = NDArray[np.uint32]
+SentTerm = tuple[Words, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -107,45 +103,48 @@ class Secrets:
         return Channel(secret, self.session)
 
 
-def unmasked(
-    parameters: AggregationParameters, planned: PlannedSum, sent: MaskedVector, masks: MaskStream
-) -> tuple[Words, tuple[int, ...]]:
-    """Take masks off a packed vector; returns the words mod 2^b and the scalars."""
-    length = parameters.vector_lengths[parameters.sum(planned.id).vector]
-    packed = Packed(parameters.ring_bits, length, sent.packed)
-    words = np.zeros(length, np.uint32)
-    for start in range(0, length, CHUNK):
+def unmasked(bits: int, sent: SentVector, masks: Sequence[MaskKey]) -> SentTerm:
+    """Take masks off a vector, whose words it changes; the words are mod 2^b."""
+    stream, words = MaskStream(masks), sent.words
+    for start in range(0, len(words), CHUNK):
         part = words[start : start + CHUNK]
-        packed.add_to(start, part)
-        masks.mask_chunk(part)
-        part &= np.uint32((1 << parameters.ring_bits) - 1)
-    return words, masks.mask_scalars(scalars_from_wire(sent.scalars))
+        stream.mask_chunk(part)
+        part &= np.uint32((1 << bits) - 1)
+    return words, mask_scalars(masks, scalars_from_wire(sent.scalars))
 
 
 def terms(bundle: Bundle, attempt: Attempt, secrets: Secrets, client: str) -> Iterator[Term]:
     """Every term that a client uploaded, without its masks."""
-    p = secrets.parameters
-    message = reread(bundle, attempt, client, "masked_input")
-    if not isinstance(message, MaskedInput):
+    p, planned = secrets.parameters, {item.id: item for item in attempt.plan}
+    last = attempt.kept.get((client, "masked_input"))
+    if last is None:
         return
-    planned = {item.id: item for item in attempt.plan}
-    seq = attempt.kept[client, "masked_input"].seq
-    for sent in message.inputs:
-        item = planned.get(sent.sum_id)
+    records = [*attempt.sent_parts.get(client, []), last]
+    sent = whole_vectors(p, (read_again(bundle, record) for record in records))
+    for sum_id, vector in sorted(sent.items()):
+        item = planned.get(sum_id)
         if item is None or client not in item.contributors:
             continue
-        length = p.vector_lengths[p.sum(item.id).vector]
-        if len(sent.packed) == packed_bytes(p.ring_bits, length):
-            stream = MaskStream(secrets.masks(client, item))
-            words, scalars = unmasked(p, item, sent, stream)
-            yield Term(client, item, seq, words, scalars)
+        words, scalars = unmasked(p.ring_bits, vector, secrets.masks(client, item))
+        yield Term(client, item, last.seq, words, scalars)
+
+
+def delivered(bundle: Bundle, attempt: Attempt, client: str) -> Mapping[str, SentVector]:
+    """Every sum that a client was delivered whole."""
+    assert attempt.parameters is not None
+    last = attempt.kept.get((client, "delivery"))
+    records = [*attempt.told_parts.get(client, []), *([] if last is None else [last])]
+    return whole_vectors(attempt.parameters, (read_again(bundle, record) for record in records))
 
 
 def reread(bundle: Bundle, attempt: Attempt, client: str, kind: str) -> Message | None:
     """One of a client's messages again, from its payload."""
     record = attempt.kept.get((client, kind))
-    if record is None:
-        return None
+    return None if record is None else read_again(bundle, record)
+
+
+def read_again(bundle: Bundle, record: TranscriptRecord) -> Message | None:
+    """The message of a record, from its payload."""
     frame, _damage = bundle.frame(record)
     return open_entry(record, frame, None, bundle.roster).protocol_message
 

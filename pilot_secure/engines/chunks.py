@@ -37,7 +37,7 @@ def phase_values(phase: PhaseKey) -> dict[str, int | str | bytes]:
     return dict(vars(phase))
 
 
-_FIELDS = {"name": str, "round": int, "stage": int, "attempt": int, "session": bytes}
+_FIELDS = {"name": str, "round": int, "stage": int, "attempt": int, "session": bytes, "part": int}
 
 
 def phase_of(values: Mapping[str, object]) -> PhaseKey:

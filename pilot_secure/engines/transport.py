@@ -12,6 +12,7 @@ class PhaseKey:
     """Names one exchange: which phase of which aggregation attempt, or of training.
 
     ``session`` is the 32-byte id of the aggregation's session (zeros outside one), for records.
+    A phase in which long vectors go in parts is one exchange for each ``part``, counted from 0.
     """
 
     name: str
@@ -19,6 +20,7 @@ class PhaseKey:
     stage: int
     attempt: int = 0
     session: bytes = bytes(32)
+    part: int = 0
 
 
 class Transport(Protocol):

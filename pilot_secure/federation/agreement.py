@@ -69,6 +69,7 @@ class Agreement:
             noise=self._shares({spec.vector for spec in sums}),
             max_samples=self.max_samples,
             ring_bits=security.ring_bits,
+            part_bytes=security.part_bytes,
             threshold=threshold,
             max_colluders=colluders,
             min_contributors=minimum,

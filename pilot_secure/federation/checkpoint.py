@@ -42,7 +42,7 @@ _FUNCTIONS = {
     ("numpy._core.numeric", "_frombuffer"),
     ("pilot_secure.federation.checkpoint", "_tensor"),
     ("pilot_secure.federation.checkpoint", "_parameter"),
-    ("protocols.accumulators", "allocate_in_memory"),
+    ("protocols.storage", "allocate_in_memory"),
     ("protocols.ckks_check", "ring_for"),
 }
 _ACTIVATIONS_OF = ("torch._C._nn", "torch.nn.functional")

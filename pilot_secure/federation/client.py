@@ -114,6 +114,11 @@ class FederationClient:
         """Training samples, n_k. Secrecy: this client's; it leaves only inside a masked sum."""
         return len(self.samples)
 
+    @property
+    def aggregating(self) -> bool:
+        """Whether an attempt is going on whose results have not been delivered whole."""
+        return self._participant.machine is not None
+
     def handle(self, phase: PhaseKey, request: bytes) -> bytes:
         """Answer one request. A request that breaks a rule is answered by a signed refusal."""
         try:

@@ -33,7 +33,8 @@ class FaultyTransport:
     lost. Both, and a client of which the transport inside brings nothing, stay away for the rest
     of the attempt, and are asked again in the next training phase, as a device that lost its
     connection would be. Scoring measures the run and is no part of the federation, so nothing
-    happens there. Chance hits clients only, the schedule a key holder too. Who is hit is drawn
+    happens there. Chance hits clients only, once a phase; the schedule a key holder too, and any
+    part of a phase that goes in parts. Who is hit is drawn
     from ``seed``, so that a run can be repeated; no secret is derived from it.
     """
 
@@ -49,8 +50,8 @@ class FaultyTransport:
         seed: int = 0,
     ) -> None:
         self._inner = inner
-        self._schedule: dict[tuple[str, int, int, str], Fault] = {
-            (d.client, d.round, d.stage, d.phase): d.fault for d in schedule
+        self._schedule: dict[tuple[str, int, int, str, int], Fault] = {
+            (d.client, d.round, d.stage, d.phase, d.part): d.fault for d in schedule
         }
         self._probabilities: dict[Fault, float] = {
             "vanished": probability,
@@ -86,10 +87,11 @@ class FaultyTransport:
         return {c: None if c in self._gone else replies.get(c) for c in requests}
 
     def _fault(self, phase: PhaseKey, client: str) -> Fault | None:
-        planned = self._schedule.get((client, phase.round, phase.stage, phase.name))
+        place = (client, phase.round, phase.stage, phase.name, phase.part)
+        planned = self._schedule.get(place)
         if planned is not None:
             return planned
-        if client == KEY_HOLDER:
+        if client == KEY_HOLDER or phase.part > 0:
             return None
         for fault, probability in self._probabilities.items():
             if probability > 0 and self._random.random() < probability:

@@ -81,7 +81,8 @@ class KeptClient:
             if phase.name == "train":
                 self._replies.clear()
             self._replies[digest] = reply
-            self._keep(phase.name in CHANGES_ADAPTERS)
+            if phase.name != "deliver" or not self._client.aggregating:  # all parts have come
+                self._keep(phase.name in CHANGES_ADAPTERS)
         return reply
 
     def _keep(self, adapters_changed: bool) -> None:

@@ -29,6 +29,7 @@ from pilot_secure.federation.messages import (
 from pilot_secure.federation.metering import MeteredTransport
 from pilot_secure.federation.pair_pool import PairPool
 from pilot_secure.federation.replay import ReplayedSelections
+from pilot_secure.federation.scratch import Scratch
 from pilot_secure.summary import Moment
 from protocols import (
     KEY_HOLDER,
@@ -38,6 +39,7 @@ from protocols import (
     Entropy,
     Identity,
 )
+from protocols.storage import allocate_in_memory
 
 OPENING = ("unmask", "deliver")
 """The phases of an aggregation that no other attempt may follow."""
@@ -96,7 +98,9 @@ class FederationServer:
         attempt_begins: Callable[[AggregationParameters], None] = lambda parameters: None,
         attempt_ended: Callable[[AggregationReport], object] = lambda report: None,
         keep: Callable[[], None] = lambda: None,
+        scratch: Scratch | None = None,
     ) -> None:
+        """``scratch`` is where long sums lie; without one they are in memory."""
         self.identity = identity
         self._agreement = agreement
         self._transport = transport
@@ -104,7 +108,7 @@ class FederationServer:
         self._replayed = replayed
         self._announce, self._aggregated = announce, aggregated
         self._attempt_begins, self._attempt_ended = attempt_begins, attempt_ended
-        self._keep = keep
+        self._keep, self._scratch = keep, scratch
         self.position = Position()
         self.events = RunEvents()
         self._missed: dict[str, list[CatchUp]] = {client: [] for client in agreement.tasks}
@@ -255,7 +259,9 @@ class FederationServer:
         while self.position.failed < attempts:
             report = self._attempt(round_number, stage, cohort)
             self.events.reports.append(report)
-            if report.aborted is None:
+            if report.aborted is not None:
+                self._clear()
+            else:
                 means = {
                     spec.id: vector_bytes(report.means[spec.id])
                     if spec.id in report.means
@@ -269,6 +275,7 @@ class FederationServer:
                 self._remember(delivered, report.receipts)
                 report.results = {}  # large, and kept as the means to catch up with
                 report.__dict__.pop("means", None)
+                self._clear()
                 return
             self.position.failed += 1
         raise FederationError(
@@ -290,17 +297,18 @@ class FederationServer:
         """Carry out a new attempt, or the end of the one that was being opened.
 
         Once a client may have answered an unmasking, it answers no other of the same updates: so
-        the machine is kept before it asks for one, and before it delivers.
+        the machine is kept before it asks for one, and before it delivers. A delivery in parts
+        that is cut off begins again; who had all of it sends the same receipt.
         """
         position = self.position
         machine = position.machine or self._new_machine(round_number, stage, cohort)
         attempt = machine.report.parameters.attempt
         while not machine.done:
-            if machine.phase in OPENING:
+            if machine.phase in OPENING and machine.part == 0:
                 position.machine = machine
                 self._keep()
             session = machine.report.session
-            phase = PhaseKey(machine.phase, round_number, stage, attempt, session)
+            phase = PhaseKey(machine.phase, round_number, stage, attempt, session, machine.part)
             with self._transport.timed(phase.name):
                 requests = machine.requests()
             replies = self._transport.exchange(phase, requests, self._timeout_s)
@@ -321,13 +329,21 @@ class FederationServer:
         self._attempt_begins(parameters)
         if parameters.distances == "key_holder":
             self._convene(round_number, stage, attempt, cohort)
+        self._clear()
         return AggregationServer(
             parameters,
             self.identity,
             Entropy(),
             roster=self._agreement.roster,
+            allocate=self._scratch or allocate_in_memory,
+            uploads_at_once=self._agreement.config.processes,
             pair_workers=PairPool.of_this_machine(),
         )
+
+    def _clear(self) -> None:
+        """Delete what an attempt that has ended, or was killed, has left on the disk."""
+        if self._scratch is not None:
+            self._scratch.clear()
 
     def _convene(
         self, round_number: int, stage: int, attempt: int, cohort: tuple[str, ...]

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from in_process import Federation
 
+from pilot_secure.federation.scratch import Scratch
 from protocols import AggregationServer, Entropy
 from protocols.reference import aggregate
 from protocols.results import fixed_point_of
 from protocols.selection import Chosen
+from protocols.storage import Storage
 
 
 def replayed(federation: Federation):
@@ -104,12 +106,12 @@ def test_any_subset_may_be_the_cohort() -> None:
 
 @pytest.mark.parametrize("count", [4, 9])
 def test_the_servers_memory_is_the_callers_and_one_vector_per_sum(count: int, tmp_path) -> None:
-    """Accumulators may lie on disk, and there are as many of them whatever the cohort."""
-    allocated = []
+    """What is long may lie on disk, and there is as much of it whatever the cohort."""
+    allocated, scratch = [], Scratch(str(tmp_path), in_memory=0)
 
-    def on_disk(sum_id: str, length: int) -> np.ndarray:
-        allocated.append((sum_id, length))
-        return np.memmap(tmp_path / sum_id, np.uint32, "w+", shape=(length,))
+    def on_disk(name: str, num_bytes: int) -> Storage:
+        allocated.append((name, num_bytes))
+        return scratch(name, num_bytes)
 
     federation = Federation(count=count, plain=True)
     federation.server = AggregationServer(
@@ -120,7 +122,7 @@ def test_the_servers_memory_is_the_callers_and_one_vector_per_sum(count: int, tm
         allocate=on_disk,
     )
     federation.run()
-    assert allocated == [("all", 301)]
+    assert allocated == [("sum-all", 4 * 301), ("opened-all", 753)]
     assert_equals_reference(federation)
 
 

@@ -50,7 +50,7 @@ def test_an_independent_verifier_accepts_them() -> None:
     assert done.stdout.count("frames verified") == len(DOCUMENT["good"])
 
 
-@pytest.mark.parametrize("damage", ["seed", "vector", "mean", "frame"])
+@pytest.mark.parametrize("damage", ["seed", "vector", "mean", "frame", "cut"])
 def test_the_verifier_sees_what_was_changed(damage: str, tmp_path: Path) -> None:
     document = json.loads(json.dumps(DOCUMENT))
     vector = document["good"][0]
@@ -58,6 +58,10 @@ def test_the_verifier_sees_what_was_changed(damage: str, tmp_path: Path) -> None
         vector["entropy"]["client-01"][3] = "00" * 32
     elif damage == "vector":
         vector["vectors"]["client-02"]["task_adapter"][0] += 0.01
+    elif damage == "cut":
+        vector = document["good"][-1]
+        vector["parameters"]["part_bytes"] += 1
+        assert vector["name"] == "parts_20"
     elif damage == "mean":
         vector["means"]["all"][3] += 1e-4
     else:
@@ -71,6 +75,8 @@ def test_the_verifier_sees_what_was_changed(damage: str, tmp_path: Path) -> None
 def test_bad_frames_are_refused_with_the_error_they_name(vector) -> None:
     federation, _recorders = make_aggregation.build(make_aggregation.CASES[vector["based_on"]])
     federation.run(until=vector["phase"])
+    for _ in range(vector["part"]):
+        federation.exchange()
     receiver = federation.server
     if vector["receiver"] == "server":
         receiver.request("client-02")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocols import DeterministicEntropy, InputError
 from protocols.keys import SMALL_ORDER_KEYS, Channel, KeyPair, derive
-from protocols.masks import MaskKey, MaskStream
+from protocols.masks import MaskKey, MaskStream, mask_scalars
 from protocols.ring import CHUNK, FixedPoint, FlatVector, Packed, clip_in_place, packed_bytes
 from protocols.selection import personalise, select, weight
 from protocols.shares import combine, invert, multiply, split
@@ -182,8 +182,8 @@ def test_masks_cancel(keys: list[bytes], length: int) -> None:
     words = np.arange(length, dtype=np.uint32)
     scalars: tuple[int, ...] = (1, 2, 3)
     for sign in (1, -1):
-        stream = MaskStream([MaskKey(key, sign) for key in keys])
-        scalars = stream.mask_scalars(scalars)
+        masks = [MaskKey(key, sign) for key in keys]
+        stream, scalars = MaskStream(masks), mask_scalars(masks, scalars)
         for start in range(0, length, CHUNK):
             stream.mask_chunk(words[start : start + CHUNK])
         if sign == 1:
@@ -201,9 +201,19 @@ def test_a_mask_is_the_aes_ctr_keystream_after_64_bytes() -> None:
     stream = MaskStream([MaskKey(key, 1)])
     stream.mask_chunk(words)
     assert words.astype("<u4").tobytes() == raw[64:]
-    assert stream.mask_scalars((0, 0, 0)) == tuple(
+    assert mask_scalars([MaskKey(key, 1)], (0, 0, 0)) == tuple(
         int.from_bytes(raw[8 * i : 8 * i + 8], "little") for i in range(3)
     )
+
+
+@given(st.lists(secrets, min_size=1, max_size=3, unique=True), st.integers(0, 300))
+@settings(max_examples=25, deadline=None)
+def test_a_mask_can_be_read_from_any_block_on(keys: list[bytes], block: int) -> None:
+    masks = [MaskKey(key, (-1) ** place) for place, key in enumerate(keys)]
+    whole, rest = np.zeros(1300, np.uint32), np.zeros(1300 - 4 * block, np.uint32)
+    MaskStream(masks).mask_chunk(whole)
+    MaskStream(masks, 4 * block).mask_chunk(rest)
+    np.testing.assert_array_equal(whole[4 * block :], rest)
 
 
 def test_each_use_has_its_own_key() -> None:

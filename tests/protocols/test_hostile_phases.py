@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import pytest
 from hostile import Hostile, damaged, lies, out_of_place
-from in_process import KEY_HOLDER_TRUST, Federation
+from in_process import KEY_HOLDER_TRUST, Federation, names
 from test_aggregation import assert_equals_reference
 
-from protocols import KEY_HOLDER, SERVER, MemoryGuard
+from protocols import KEY_HOLDER, SERVER, MemoryGuard, SumSpec
 from protocols.codec import decode
 from protocols.errors import PeerError
 from protocols.frame_sizes import largest_due, largest_frame
@@ -29,10 +29,24 @@ FAMILIES = (
     *("bit-flipped", "truncated", "oversized", "non-canonical", "unknown-field"),
     *("wrong-length", "wrong-type", "re-ordered", "replayed"),
 )
+PARTS = {"part_bytes": 600}  # uploads and deliveries go in more parts than two
+
+
+def named_sums() -> tuple[SumSpec, ...]:
+    """A sum of either vector for all, and one sealed sum: without a selection."""
+    one, *others = names(4)
+    sums = (
+        SumSpec(id="all", vector="task_adapter", recipient=SERVER, contributors=names(4)),
+        SumSpec(id="own", vector="task_adapter", recipient=one, contributors=tuple(others)),
+        SumSpec(id="text", vector="text_adapter", recipient=SERVER, contributors=names(4)),
+    )
+    return sums
+
+
 OPTIONS = {
-    "none": {"plain": True},
-    "peer": {"num_tasks": 1, "options": {"num_neighbours": 3}},
-    "key_holder": {"num_tasks": 1, "options": {**KEY_HOLDER_TRUST, "num_neighbours": 3}},
+    "none": {"options": {"sums": named_sums(), **PARTS}},
+    "peer": {"num_tasks": 1, "options": {"num_neighbours": 3, **PARTS}},
+    "key_holder": {"num_tasks": 1, "options": {**KEY_HOLDER_TRUST, "num_neighbours": 3, **PARTS}},
 }
 # Lists of which a part, or another order, is no fault that the recipient could see: members that
 # have dropped out, shares that are not released, sums that stay closed, sets whatever their order.
@@ -47,6 +61,7 @@ TAKEN = {
     ("plan", "selections"),
     ("unmask_request", "signatures"),
     ("unmask_shares", "seed_shares"),
+    ("delivery_part", "spans"),
     ("delivery", "opened"),
 }
 Frames = dict[tuple[str, str], bytes]
@@ -80,7 +95,8 @@ class Attacked:
 
     def _keep(self, direction: str) -> Callable[[str, str, bytes], bytes]:
         def keep(phase: str, name: str, frame: bytes) -> bytes:
-            self._present[direction][phase, name] = frame
+            part = self.federation.server.part
+            self._present[direction][f"{phase} {part}", name] = frame
             return frame
 
         return keep
@@ -138,7 +154,8 @@ class Attacked:
         state: str,
     ) -> None:
         kind = kind_of(frame)
-        self.sizes[direction, kind] = (len(frame), limit)
+        length, _limit = self.sizes.get((direction, kind), (0, 0))
+        self.sizes[direction, kind] = (max(length, len(frame)), limit)
         everything = [
             *damaged(frame, limit),
             *lies(self.federation, sender, frame, limit),

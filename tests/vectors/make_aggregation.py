@@ -55,6 +55,14 @@ CASES: dict[str, dict[str, object]] = {
         "drop_before": {"masked_input": {"client-02"}, "deliver": {"client-04"}},
     },
     "sealed_16": {"count": 4, "ring_bits": 16, "sums": sealed_sums(names(4))},
+    "parts_20": {
+        "count": 4,
+        "ring_bits": 20,
+        "sums": sealed_sums(names(4)),
+        "lengths": {"task_adapter": 39, "text_adapter": 30},
+        "part_bytes": 64,
+        "drop_in_part": (1, "client-03"),
+    },
 }
 
 
@@ -70,13 +78,12 @@ def build(case: Mapping[str, object]) -> tuple[Federation, dict[str, Recording]]
         "max_colluders": 0,
         "min_contributors": 2,
         "ring_bits": case["ring_bits"],
+        **{name: case[name] for name in ("sums", "part_bytes") if name in case},
     }
-    if "sums" in case:
-        options["sums"] = case["sums"]
     federation = Federation(
         count=int(str(case["count"])),
         plain=True,
-        lengths={"task_adapter": 7, "text_adapter": 5},
+        lengths=case.get("lengths", {"task_adapter": 7, "text_adapter": 5}),
         options=options,
         seed="vectors",
         entropy=entropy,
@@ -92,6 +99,8 @@ def good(name: str) -> dict[str, object]:
 
     def keep(sender: str):
         def interfere(phase: str, client: str, frame: bytes) -> bytes:
+            if (federation.server.part, client) == case.get("drop_in_part"):
+                federation.gone.add(client)
             if client not in federation.gone:
                 party = SERVER if sender == SERVER else client
                 frames.append([phase, party, client, frame.hex()])
@@ -171,6 +180,24 @@ def bad() -> list[dict[str, object]]:
         reply("bad_reply_zero_key", "advertise", changed(mask_key=bytes(32)), "BadKey"),
         reply("bad_reply_high_key", "advertise", changed(share_key=b"\xff" * 32), "BadKey"),
         reply("bad_reply_other_share", "unmask", other_share, "BadShare"),
+        request(
+            "bad_part_again", "masked_input", changed(part=0), "UnexpectedMessage", "parts_20", 1
+        ),
+        request("bad_part_too_long", "deliver", longer_span, "BadDelivery", "parts_20", 0),
+        reply(
+            "bad_reply_part_again",
+            "masked_input",
+            changed(part=0),
+            "UnexpectedMessage",
+            "parts_20",
+            1,
+        ),
+        reply(
+            "bad_reply_short_span", "masked_input", shorter_span, "MalformedMessage", "parts_20", 1
+        ),
+        reply(
+            "bad_reply_other_parts", "masked_input", other_parts, "MalformedMessage", "parts_20", 2
+        ),
     ]
 
 
@@ -247,27 +274,61 @@ def other_share(federation: Federation, frame: bytes) -> bytes:
     return rewritten(federation, frame, swapped)
 
 
-def request(name: str, phase: str, change, error: str) -> dict[str, object]:
-    """A bad request to client-02 in the attempt plain_20."""
-    federation, _recorders = build(CASES["plain_20"])
+def longer_span(federation: Federation, frame: bytes) -> bytes:
+    def longer(message):
+        (span,) = message.spans
+        return {"spans": (span.model_copy(update={"packed": span.packed * 3}),)}
+
+    return rewritten(federation, frame, longer)
+
+
+def shorter_span(federation: Federation, frame: bytes) -> bytes:
+    def shorter(message):
+        first, *rest = message.spans
+        return {"spans": (first.model_copy(update={"packed": first.packed[:-10]}), *rest)}
+
+    return rewritten(federation, frame, shorter)
+
+
+def other_parts(federation: Federation, frame: bytes) -> bytes:
+    return rewritten(federation, frame, lambda m: {"parts": (*m.parts[1:], m.parts[0])})
+
+
+def ready(base: str, phase: str, part: int) -> Federation:
+    """An attempt that has come to this part of a phase."""
+    federation, _recorders = build(CASES[base])
     federation.run(until=phase)
+    for _ in range(part):
+        federation.exchange()
+    return federation
+
+
+def request(
+    name: str, phase: str, change, error: str, base: str = "plain_20", part: int = 0
+) -> dict[str, object]:
+    """A bad request to client-02."""
+    federation = ready(base, phase, part)
     frame = change(federation, federation.server.request("client-02"))
-    return entry(name, phase, "client-02", frame, error)
+    return entry(name, base, phase, part, "client-02", frame, error)
 
 
-def reply(name: str, phase: str, change, error: str) -> dict[str, object]:
-    """A bad reply of client-02 to the server in the attempt plain_20."""
-    federation, _recorders = build(CASES["plain_20"])
-    federation.run(until=phase)
+def reply(
+    name: str, phase: str, change, error: str, base: str = "plain_20", part: int = 0
+) -> dict[str, object]:
+    """A bad reply of client-02 to the server."""
+    federation = ready(base, phase, part)
     frame = federation.clients["client-02"].handle(federation.server.request("client-02"))
-    return entry(name, phase, SERVER, change(federation, frame), error)
+    return entry(name, base, phase, part, SERVER, change(federation, frame), error)
 
 
-def entry(name: str, phase: str, receiver: str, frame: bytes, error: str) -> dict[str, object]:
+def entry(
+    name: str, base: str, phase: str, part: int, receiver: str, frame: bytes, error: str
+) -> dict[str, object]:
     return {
         "name": name,
-        "based_on": "plain_20",
+        "based_on": base,
         "phase": phase,
+        "part": part,
         "receiver": receiver,
         "sender": SERVER if receiver != SERVER else "client-02",
         "frame": frame.hex(),

@@ -128,7 +128,7 @@ class Vector:
             if name != "server"
         }
         self.bits = self.parameters["ring_bits"]
-        self.frames = {}
+        self.frames, self.sent = {}, {}
 
     def check(self):
         self.check_signatures()
@@ -151,7 +151,9 @@ class Vector:
             value, end = read(body)
             self.expect(end == len(body) and cbor(value) == body, f"{phase}: canonical form")
             self.expect(value["sender"] == sender, f"{phase}: sender")
-            self.frames[phase, sender, client] = frame, value
+            place = phase, sender, client  # the last part, where vectors go in parts
+            self.frames[place] = frame, value
+            self.sent.setdefault(place, []).append((frame, value))
 
     def check_session(self):
         """Section 3, session id."""
@@ -193,25 +195,66 @@ class Vector:
 
     def check_uploads(self):
         """Sections 4.4 and 6: each masked term, bit for bit."""
-        for (phase, name, _client), (_frame, upload) in self.frames.items():
+        for phase, name, _client in self.frames:
             if phase != "masked_input" or name == "server":
                 continue
-            plan = self.frames[phase, "server", name][1]
-            terms = {term["sum_id"]: term for term in upload["inputs"]}
-            for planned in plan["sums"]:
-                if name in planned["contributors"]:
-                    self.check_term(name, planned, terms[planned["id"]])
+            *parts, (_frame, last) = self.sent[phase, name, name]
+            if last["kind"] == "masked_part":
+                self.expect(name not in self.vector["survivors"], f"{name}: an upload without end")
+                continue
+            self.expect([h(f) for f, _part in parts] == last["parts"], f"{name}: hashes of parts")
+            plan = self.plan(name)
+            due = [s for s in plan["sums"] if name in s["contributors"]]
+            self.check_cuts(name, due, [p["spans"] for _f, p in parts] + [last["inputs"]])
+            for planned in due:
+                self.check_term(name, planned, *self.whole(planned, parts, last["inputs"]))
 
-    def check_term(self, name, planned, term):
+    def plan(self, name):
+        return self.sent["masked_input", "server", name][0][1]
+
+    def length(self, sum_id):
+        spec = next(s for s in self.parameters["sums"] if s["id"] == sum_id)
+        return spec["vector"], self.parameters["vector_lengths"][spec["vector"]]
+
+    def check_cuts(self, name, due, sent):
+        """Section 4.9: how many bytes of which sum each part holds."""
+        expected, part, room = [], {}, self.parameters["part_bytes"]
+        for vector in sorted({self.length(s["id"])[0] for s in due}):
+            ids = [s["id"] for s in due if self.length(s["id"])[0] == vector]
+            left = self.length(ids[0])[1]
+            while left:
+                fits = min(left, room * 8 // self.bits // len(ids) // 4 * 4)
+                if fits:
+                    size = 2 * fits + ((self.bits - 16) * fits + 7) // 8
+                    part |= dict.fromkeys(ids, size)
+                    room, left = room - size * len(ids), left - fits
+                else:
+                    expected, part, room = [*expected, part], {}, self.parameters["part_bytes"]
+        expected.append({s["id"]: part.get(s["id"], 0) for s in due})
+        sizes = [{item["sum_id"]: len(item["packed"]) for item in items} for items in sent]
+        self.expect(sizes == expected, f"{name}: parts")
+
+    def whole(self, planned, parts, last):
+        """The words of a vector from all its parts, and its scalars from the last one."""
+        items = [s for _frame, part in parts for s in part["spans"]] + last
+        words, own = [], [item for item in items if item["sum_id"] == planned["id"]]
+        left = self.length(planned["id"])[1]
+        for item in own:
+            size = min(left, 8 * len(item["packed"]) // self.bits)
+            words.append(unpack(self.bits, size, item["packed"]))
+            left -= size
+        self.expect(left == 0, f"{planned['id']}: a whole vector")
+        return np.concatenate(words), own[-1]["scalars"]
+
+    def check_term(self, name, planned, sent, told):
         words, scalars, _scale = self.encoded(name, planned)
         for key, sign in self.masks(name, planned):
             mask_scalars, mask = keystream(key, len(words))
             words = words + sign * mask
             scalars = [a + sign * b for a, b in zip(scalars, mask_scalars, strict=True)]
-        sent = unpack(self.bits, len(words), term["packed"])
         self.expect((words % 2**self.bits == sent).all(), f"{name}, {planned['id']}: masked words")
         wire = [(s % 2**64).to_bytes(8, "little") for s in scalars]
-        self.expect(wire == term["scalars"], f"{name}, {planned['id']}: masked scalars")
+        self.expect(wire == told, f"{name}, {planned['id']}: masked scalars")
 
     def masks(self, name, planned):
         _share, mask, recipient, *rest = self.secrets[name]
@@ -240,7 +283,7 @@ class Vector:
         for (phase, name, _client), (_frame, message) in self.frames.items():
             if phase != "consistency" or name == "server":
                 continue
-            plan = self.frames["masked_input", "server", name][1]
+            plan = self.plan(name)
             sums = [[s["id"], s["recipient"], s["contributors"]] for s in plan["sums"]]
             plan_hash = h(cbor(["pilot-secure plan", plan["participants"], sums]))
             uploads = [
@@ -258,16 +301,14 @@ class Vector:
         for (phase, sender, client), (_frame, message) in self.frames.items():
             if phase != "deliver" or sender != "server":
                 continue
-            plan = self.frames["masked_input", "server", client][1]
-            planned = {s["id"]: s for s in plan["sums"]}
-            for opened in message["opened"]:
-                self.check_opened(planned[opened["sum_id"]], opened, survivors)
-            if message["sealed"] is not None:
-                self.check_opened(
-                    planned[message["sealed"]["sum_id"]], message["sealed"], survivors
-                )
+            parts = self.sent[phase, sender, client][:-1]
+            sealed = [] if message["sealed"] is None else [message["sealed"]]
+            for planned in self.plan(client)["sums"]:
+                told = [*message["opened"], *sealed]
+                if planned["id"] in [item["sum_id"] for item in told]:
+                    self.check_opened(planned, self.whole(planned, parts, told)[0], survivors)
 
-    def check_opened(self, planned, opened, survivors):
+    def check_opened(self, planned, sent, survivors):
         total, samples, scale, length = 0, 0, 1.0, 0
         sealed = planned["recipient"] != "server"
         clear = 0
@@ -279,7 +320,6 @@ class Vector:
             if sealed:
                 words = words + keystream(self.recipient_mask(name, planned), length)[1]
             total = total + words
-        sent = unpack(self.bits, length, opened["packed"])
         self.expect((total % 2**self.bits == sent).all(), f"{planned['id']}: opened sum")
         if sealed:
             told = np.array(self.vector["sealed"][planned["recipient"]])

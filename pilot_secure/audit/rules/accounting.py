@@ -21,15 +21,19 @@ from pilot_secure.privacy.ledger import Release
 from protocols.client_setup import blinding_bytes
 from protocols.distance_lengths import padded_list_bytes
 from protocols.distance_messages import Selection
+from protocols.errors import ParameterError
 from protocols.keys import TAG_BYTES
 from protocols.messages import (
     Box,
     Delivery,
+    DeliveryPart,
     EncryptedShares,
     MaskedInput,
+    MaskedPart,
     Plan,
 )
 from protocols.parameters import AggregationParameters
+from protocols.parts import cut, length_of
 from protocols.results import fixed_point_of
 from protocols.ring import packed_bytes
 from protocols.shares import SECRET_BYTES
@@ -179,17 +183,14 @@ class B01Bytes(Rule):
                     self.fail_at(entry, attempt, found, "an empty list")
             case Plan() as message:
                 self._plan(entry, attempt, message)
+            case MaskedPart() as message:
+                self._terms(entry, attempt, message.part, last=False)
             case MaskedInput() as message:
-                due = [s.id for s in attempt.plan if entry.client in s.contributors]
-                sent = [term.sum_id for term in message.inputs]
-                if attempt.to(entry.client).sums is not None and sent != due:
-                    found = f"terms of {', '.join(sent) or 'nothing'}"
-                    self.fail_at(entry, attempt, found, f"terms of {', '.join(due)}")
-                for term in message.inputs:
-                    self._vector(entry, attempt, term.sum_id, len(term.packed))
-            case Delivery() as message:
-                for opened in (*message.opened, *([message.sealed] if message.sealed else [])):
-                    self._vector(entry, attempt, opened.sum_id, len(opened.packed))
+                self._terms(entry, attempt, len(message.parts), last=True)
+            case DeliveryPart():
+                self._vectors(entry, attempt)
+            case Delivery():
+                self._vectors(entry, attempt)
 
     def _boxes(
         self, entry: Entry, attempt: Attempt, boxes: tuple[Box, ...], size: int, what: str
@@ -209,15 +210,45 @@ class B01Bytes(Rule):
         size = padded_list_bytes(attempt.parameters.most_neighbours) + TAG_BYTES
         self._boxes(entry, attempt, message.selections, size, "neighbour list")
 
-    def _vector(self, entry: Entry, attempt: Attempt, sum_id: str, size: int) -> None:
+    def _terms(self, entry: Entry, attempt: Attempt, part: int, *, last: bool) -> None:
+        """An upload is cut as the plan and the parameters say."""
+        p, due = attempt.parameters, [s.id for s in attempt.plan if entry.client in s.contributors]
+        assert p is not None
+        if attempt.to(entry.client).sums is None:
+            self._vectors(entry, attempt)
+            return
+        try:
+            parts = cut(p, due)
+        except ParameterError as error:  # sums that are not the parameters', or far too many parts
+            self.fail_at(entry, attempt, str(error), "sums of the parameters")
+            return
+        spans = parts[part] if part < len(parts) else ()
+        sent = {span.sum_id: span.size for span in attempt.spans}
+        sizes = {span.sum_id: packed_bytes(p.ring_bits, span.length) for span in spans}
+        if list(sent) != list(sizes) or last != (part + 1 == len(parts)):
+            found = f"part {part} with terms of {', '.join(sent) or 'nothing'}"
+            expected = f"terms of {', '.join(sizes) or 'nothing'}"
+            self.fail_at(entry, attempt, found, f"{expected}, in {len(parts)} parts")
+        for sum_id in sent.keys() & sizes.keys():
+            if sent[sum_id] != sizes[sum_id]:
+                found = f"{sent[sum_id]} bytes for {sum_id}"
+                self.fail_at(entry, attempt, found, f"{sizes[sum_id]}")
+
+    def _vectors(self, entry: Entry, attempt: Attempt) -> None:
+        """Each vector goes on where it stopped, and ends with its last coordinate."""
         p = attempt.parameters
         assert p is not None
-        if sum_id not in {spec.id for spec in p.sums}:
-            self.fail_at(entry, attempt, f"a vector for {sum_id}", "a sum of the parameters")
-            return
-        due = packed_bytes(p.ring_bits, p.vector_lengths[p.sum(sum_id).vector])
-        if size != due:
-            self.fail_at(entry, attempt, f"{size} bytes for {sum_id}", f"{due}")
+        known = {spec.id for spec in p.sums}
+        for span in attempt.spans:
+            if span.sum_id not in known:
+                found = f"a vector for {span.sum_id}"
+                self.fail_at(entry, attempt, found, "a sum of the parameters")
+                continue
+            left = length_of(p, span.sum_id) - span.start
+            ended = span.packed is not None and span.packed.length == left
+            if span.packed is None or (span.scalars is not None and not ended):
+                due = packed_bytes(p.ring_bits, left)
+                self.fail_at(entry, attempt, f"{span.size} bytes for {span.sum_id}", f"{due}")
 
 
 def share_box_bytes(parameters: AggregationParameters, owner: str) -> int:

@@ -83,6 +83,7 @@ class S03Signatures(Rule):
         if attempt.parameters is None:
             return
         self._compare(attempt)
+        self._check_manifests(attempt)
         self._count(attempt)
 
     def _compare(self, attempt: Attempt) -> None:
@@ -106,6 +107,16 @@ class S03Signatures(Rule):
                     self.fail(
                         attempt.label, attempt.seq_of(client, "unmask_request"), found, expected
                     )
+
+    def _check_manifests(self, attempt: Attempt) -> None:
+        """The last part of an upload names the hashes of the others."""
+        for client, named in sorted(attempt.manifests.items()):
+            self.checked += 1
+            parts = attempt.sent_parts.get(client, [])
+            if list(named) != [bytes.fromhex(record.sha256) for record in parts]:
+                found = f"{client}'s upload names {len(named)} other parts than it sent"
+                expected = f"the hashes of the {len(parts)} parts that it sent, in order"
+                self.fail(attempt.label, attempt.seq_of(client, "masked_input"), found, expected)
 
     def _check_set(
         self, attempt: Attempt, client: str, told: SurvivorSet, most: tuple[str, ...]

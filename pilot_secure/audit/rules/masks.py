@@ -13,11 +13,13 @@ from pilot_secure.audit.bundle import Bundle
 from pilot_secure.audit.entries import Entry
 from pilot_secure.audit.rule import Options, Rule
 from pilot_secure.audit.rules.shares import real_contributors
+from pilot_secure.audit.spans import SentSpan
 from pilot_secure.audit.verdicts import Evidence
-from protocols.messages import Delivery, MaskedInput, OpenedSum, PlannedSum, scalars_from_wire
+from protocols.identity import SERVER
+from protocols.messages import PlannedSum, scalars_from_wire
 from protocols.parameters import MIN_LEVELS
 from protocols.results import fixed_point_of
-from protocols.ring import CHUNK, NOISE_REACH, Packed, packed_bytes
+from protocols.ring import CHUNK, NOISE_REACH, Packed
 
 ESCROW = "escrowed seeds: `audit replay RUN --escrow` recomputes the masks"
 HEAD, SPREAD = 512, 512
@@ -59,7 +61,9 @@ class M02Headroom(Rule):
 
     def __init__(self, bundle: Bundle, options: Options) -> None:
         super().__init__(bundle, options)
-        self._done: set[tuple[str, bytes]] = set()
+        self._measured: dict[tuple[str, int, bytes], int] = {}
+        self._largest: dict[tuple[int, str, str], int] = {}
+        self._done: set[tuple[int, str, bytes, int]] = set()
 
     def conclude(self, attempt: Attempt) -> None:
         """Look at the parameters: levels of the largest sum."""
@@ -74,48 +78,59 @@ class M02Headroom(Rule):
             self.fail(attempt.label, attempt.first_seq, found, f"{MIN_LEVELS} levels at least")
 
     def see(self, entry: Entry, attempt: Attempt | None) -> None:
-        """Look at the sums of a delivery that are for all, each once."""
-        message = entry.message
-        if attempt is None or attempt.parameters is None or not isinstance(message, Delivery):
+        """Look at the sums of a delivery that are for all; each is judged once it is whole."""
+        if attempt is None or attempt.parameters is None or not entry.from_server:
             return
-        planned = {item.id: item for item in attempt.plan}
-        for opened in message.opened:
-            key = (opened.sum_id, opened.scalars[0] + opened.packed[:32])
-            if opened.sum_id in planned and key not in self._done:
+        planned = {s.id: s for s in attempt.plan if s.recipient == SERVER}
+        for span in attempt.spans:
+            if span.sum_id not in planned or span.packed is None:
+                continue  # B01 tells
+            place = (attempt.place, entry.client, span.sum_id)
+            largest = max(self._largest.pop(place, 0), self._measure(span.sum_id, span))
+            if span.scalars is None:
+                self._largest[place] = largest
+                continue
+            key = (attempt.place, span.sum_id, span.scalars[0], largest)
+            if key not in self._done:
                 self._done.add(key)
-                self._check(entry, attempt, planned[opened.sum_id], opened)
+                samples = scalars_from_wire(span.scalars)[0]
+                self._check(entry, attempt, planned[span.sum_id], samples, largest)
+
+    def _measure(self, sum_id: str, span: SentSpan) -> int:
+        """The largest coordinate of a span, computed once though all clients were sent it."""
+        assert span.packed is not None
+        head = b"".join(half[:32].tobytes() for half in span.packed.halves())
+        key = (sum_id, span.start, head)
+        if key not in self._measured:
+            self._measured[key] = largest_coordinate(span.packed)
+        return self._measured[key]
 
     def _check(
-        self, entry: Entry, attempt: Attempt, planned: PlannedSum, opened: OpenedSum
+        self, entry: Entry, attempt: Attempt, planned: PlannedSum, samples: int, largest: int
     ) -> None:
         """|Σ round(x n/V S)| ≤ clip S Σn / V + c/2, with the opened Σn, and the noise's reach."""
         p = attempt.parameters
         assert p is not None
-        spec = p.sum(planned.id)
-        length = p.vector_lengths[spec.vector]
-        if len(opened.packed) != packed_bytes(p.ring_bits, length):
-            return  # B01 tells
         self.checked += 1
         point = fixed_point_of(p, planned)
-        samples = scalars_from_wire(opened.scalars)[0]
         terms = len(real_contributors(attempt, planned))
-        allowed = p.clip[spec.vector] * point.scale * samples / p.max_samples * (1 + 2.0**-20)
+        clip = p.clip[p.sum(planned.id).vector]
+        allowed = clip * point.scale * samples / p.max_samples * (1 + 2.0**-20)
         allowed += NOISE_REACH * point.noise_steps * math.sqrt(terms)
-        largest = largest_coordinate(p.ring_bits, length, opened.packed)
         if largest > allowed + terms / 2 + 1:
             found = f"a coordinate of {planned.id} is {largest} steps"
             expected = f"{allowed + terms / 2:.0f} at most, by clip, scale and sample count"
             self.fail_at(entry, attempt, found, expected)
 
 
-def largest_coordinate(bits: int, length: int, packed: bytes) -> int:
-    """Return the largest absolute value of a packed vector's coordinates, read as signed."""
-    vector, words, largest = Packed(bits, length, packed), np.empty(CHUNK, np.uint32), 0
-    for start in range(0, length, CHUNK):
-        part = words[: min(CHUNK, length - start)]
+def largest_coordinate(packed: Packed) -> int:
+    """Return the largest absolute value of packed words, read as signed."""
+    words, largest, shift = np.empty(CHUNK, np.uint32), 0, 32 - packed.bits
+    for start in range(0, packed.length, CHUNK):
+        part = words[: min(CHUNK, packed.length - start)]
         part[:] = 0
-        vector.add_to(start, part)
-        signed = (part << np.uint32(32 - bits)).view(np.int32).astype(np.int64) >> (32 - bits)
+        packed.add_to(start, part)
+        signed = (part << np.uint32(shift)).view(np.int32).astype(np.int64) >> shift
         largest = max(largest, int(np.abs(signed).max()))
     return largest
 
@@ -137,7 +152,7 @@ class M03Uniform(Rule):
 
     The difference of two vectors under one mask is a difference of encodings, which crowds around
     zero; that of two independent masks is uniform. A thousand coordinates of each vector are kept,
-    half from its start, half spread over it.
+    half from its start, half spread over it; of one that went in parts, as many of each part.
     """
 
     id = "M03"
@@ -145,34 +160,28 @@ class M03Uniform(Rule):
 
     def __init__(self, bundle: Bundle, options: Options) -> None:
         super().__init__(bundle, options)
-        self._kept: dict[int, list[NDArray[np.uint32]]] = {}
-        self._names: dict[int, list[tuple[str, int]]] = {}
+        self._kept: dict[tuple[int, int], list[NDArray[np.uint32]]] = {}
+        self._names: dict[tuple[int, int], list[tuple[str, int]]] = {}
 
     def see(self, entry: Entry, attempt: Attempt | None) -> None:
-        """Compare each term of an upload with all that were kept."""
-        message = entry.message
-        if attempt is None or attempt.parameters is None or not isinstance(message, MaskedInput):
+        """Compare each span of an upload with all that were kept from the same coordinate on."""
+        if attempt is None or entry.from_server:
             return
-        p = attempt.parameters
-        ids = {spec.id for spec in p.sums}
-        for term in message.inputs:
-            if term.sum_id not in ids:
-                continue
-            length = p.vector_lengths[p.sum(term.sum_id).vector]
-            if len(term.packed) == packed_bytes(p.ring_bits, length):
-                sample = _sample(p.ring_bits, length, term.packed)
-                self._compare(entry, attempt, term.sum_id, sample, p.ring_bits)
+        for span in attempt.spans:
+            if span.packed is not None and span.packed.length:
+                self._compare(entry, attempt, span, _sample(span.packed))
 
     def _compare(
         self,
         entry: Entry,
         attempt: Attempt,
-        sum_id: str,
+        span: SentSpan,
         sample: NDArray[np.uint32],
-        bits: int,
     ) -> None:
-        kept = self._kept.setdefault(bits, [np.zeros(HEAD + SPREAD, np.uint32)])
-        names = self._names.setdefault(bits, [("nothing: it wears no mask", -1)])
+        assert span.packed is not None
+        sum_id, bits = span.sum_id, span.packed.bits
+        kept = self._kept.setdefault((bits, span.start), [np.zeros(HEAD + SPREAD, np.uint32)])
+        names = self._names.setdefault((bits, span.start), [("nothing: it wears no mask", -1)])
         by_size: dict[int, list[int]] = {}
         for place, other in enumerate(kept):
             same = len(other) == len(sample) or place == 0
@@ -205,9 +214,9 @@ def crowded(differences: NDArray[np.uint32], bits: int) -> list[int]:
     return sorted(found)
 
 
-def _sample(bits: int, length: int, packed: bytes) -> NDArray[np.uint32]:
+def _sample(vector: Packed) -> NDArray[np.uint32]:
     """The first coordinates and some that are spread over the rest, as words."""
-    vector = Packed(bits, length, packed)
+    length = vector.length
     head = np.zeros(min(HEAD, length), np.uint32)
     vector.add_to(0, head)
     if length <= HEAD + SPREAD:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from pilot_secure.audit.attempts import Attempt
 from pilot_secure.audit.bundle import Bundle
@@ -11,7 +12,7 @@ from pilot_secure.audit.rule import Options, Rule
 from pilot_secure.audit.rules.history import KnownResults
 from protocols.identity import KEY_HOLDER
 from protocols.messages import Advertisement, Advertisements, AdvertiseRequest
-from protocols.states import CLIENT, HOLDER, SERVER_PHASES, Distances, Transition, find
+from protocols.states import CLIENT, HOLDER, SERVER_PHASES, Distances, Transition, applies
 
 PHASE_OF_REPLY = {row.event: row.state for row in SERVER_PHASES}
 PHASE_OF_REQUEST = {row.reply: row.state for row in SERVER_PHASES}
@@ -19,11 +20,10 @@ PHASE_OF_REQUEST = {row.reply: row.state for row in SERVER_PHASES}
 
 @dataclass
 class _Place:
-    """Where a client is in its table: its state, and the reply and state that are due."""
+    """Where a client is in its table: its state, and the next one by the replies that are due."""
 
     state: str = CLIENT[0].state
-    due: str | None = None
-    next: str = CLIENT[0].state
+    due: dict[str, str] = field(default_factory=dict)
 
 
 class T04Order(Rule):
@@ -46,8 +46,8 @@ class T04Order(Rule):
             return  # T05 tells
         self.checked += 1
         place = self._places.setdefault((attempt.place, entry.client), _Place())
-        if attempt.resumed and message.kind == "advertisement" and place.due is None:
-            place.due, place.next = message.kind, "advertised"  # called before the run was killed
+        if attempt.resumed and message.kind == "advertisement" and not place.due:
+            place.due = {message.kind: "advertised"}  # called before the run was killed
         kind, distances = message.kind, attempt.parameters.distances
         table = HOLDER if entry.client == KEY_HOLDER else CLIENT
         phases = PHASE_OF_REQUEST if entry.from_server else PHASE_OF_REPLY
@@ -55,28 +55,32 @@ class T04Order(Rule):
             due = f"the phase {phases[kind]}"
             self.fail_at(entry, attempt, f"{kind} in the phase {entry.record.phase}", due)
         if entry.from_server:
-            row = find(table, place.state, kind, distances)
-            if row is None or place.due is not None:
-                waits = f", which owes {place.due}" if place.due else ""
+            rows = [r for r in table if (r.state, r.event) == (place.state, kind)]
+            rows = [r for r in rows if applies(r, distances)]
+            if not rows or place.due:
+                waits = f", which owes {_either(place.due)}" if place.due else ""
                 found = f"{kind} to {entry.client} in state {place.state}{waits}"
                 self.fail_at(entry, attempt, found, _legal(place, table, distances))
-            row = row or next((r for r in table if r.event == kind), None)
-            if row is not None:
-                place.due, place.next = row.reply, row.next
+            rows = rows or [r for r in table if r.event == kind]
+            place.due = {r.reply: r.next for r in rows} or place.due
             return
-        if kind != place.due:
-            expected = place.due or "nothing before the server asks"
+        if kind not in place.due:
+            expected = _either(place.due) or "nothing before the server asks"
             self.fail_at(entry, attempt, f"{kind} in state {place.state}", expected)
-            row = next((r for r in table if r.reply == kind), None)
-            place.next = row.next if row else place.next
-        place.state, place.due = place.next, None
+            place.due |= {r.reply: r.next for r in reversed(table) if r.reply == kind}
+        place.state = place.due.get(kind, place.state)
+        place.due = {}
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(names))
 
 
 def _legal(place: _Place, table: tuple[Transition, ...], distances: Distances) -> str:
-    if place.due is not None:
-        return f"{place.due} first"
-    events = [r.event for r in table if find(table, place.state, r.event, distances) is r]
-    return " or ".join(events) or "nothing more"
+    if place.due:
+        return f"{_either(place.due)} first"
+    rows = [r for r in table if r.state == place.state and applies(r, distances)]
+    return _either(r.event for r in rows) or "nothing more"
 
 
 class T05Session(Rule):
@@ -90,7 +94,7 @@ class T05Session(Rule):
         super().__init__(bundle, options)
         self._sessions: dict[str, str] = {}
         self._frames: dict[str, tuple[str, int]] = {}
-        self._results = KnownResults()
+        self._results = KnownResults(self.bundle)
 
     def see(self, entry: Entry, attempt: Attempt | None) -> None:
         """Check one message's session, its frame's novelty, and the results it refers to."""

@@ -11,8 +11,8 @@ from pilot_secure.audit.reopened import (
     Secrets,
     Term,
     decoded,
+    delivered,
     hidden_lists,
-    reread,
     signed_words,
     sketched,
     terms,
@@ -21,15 +21,16 @@ from pilot_secure.audit.rule import Options, Rule
 from pilot_secure.audit.rules.distances import H02Release
 from pilot_secure.audit.rules.leakage import L01Leverage
 from pilot_secure.audit.rules.masks import M01Derivation, M04Sums
+from pilot_secure.audit.spans import SentVector
 from protocols.escrow import Escrow
 from protocols.identity import SERVER
 from protocols.leakage import OpenedRow
-from protocols.masks import MaskStream
-from protocols.messages import Delivery, OpenedSum, PlannedSum, scalars_from_wire
+from protocols.masks import MaskStream, mask_scalars
+from protocols.messages import PlannedSum, scalars_from_wire
 from protocols.parameter_sets import PARAMETER_SETS
 from protocols.parameters import AggregationParameters
 from protocols.results import fixed_point_of
-from protocols.ring import CHUNK, NOISE_REACH, SCALAR_MASK, WEIGHT_STEP, Packed
+from protocols.ring import CHUNK, NOISE_REACH, SCALAR_MASK, WEIGHT_STEP
 from protocols.selection import weight
 from protocols.sketch import sketch_norm_bound
 
@@ -109,8 +110,8 @@ class Reopening:
         """Add a survivor's term, and its recipient mask, to its sum."""
         planned, words, scalars = term.planned, term.words, term.scalars
         if planned.recipient != SERVER:
-            mask = MaskStream([self._secrets.recipient_mask(term.client, planned, 1)])
-            scalars = mask.mask_scalars(scalars)
+            key = self._secrets.recipient_mask(term.client, planned, 1)
+            mask, scalars = MaskStream([key]), mask_scalars([key], scalars)
             words = words.copy()
             for start in range(0, len(words), CHUNK):
                 mask.mask_chunk(words[start : start + CHUNK])
@@ -167,37 +168,26 @@ class M04Recomputed(_Recomputed):
         secrets, found = opened
         planned = {item.id: item for item in attempt.plan}
         for client in sorted(attempt.told):
-            message = reread(self.bundle, attempt, client, "delivery")
-            if not isinstance(message, Delivery):
-                continue
-            own = (message.sealed,) if message.sealed is not None else ()
-            for item in (*message.opened, *own):
-                if item.sum_id in planned:
+            for sum_id, item in sorted(delivered(self.bundle, attempt, client).items()):
+                if sum_id in planned:
                     self.checked += 1
-                    self._compare(attempt, secrets.parameters, planned[item.sum_id], item, found)
+                    self._compare(attempt, secrets.parameters, planned[sum_id], item, found)
 
     def _compare(
         self,
         attempt: Attempt,
         p: AggregationParameters,
         planned: PlannedSum,
-        item: OpenedSum,
+        item: SentVector,
         found: Reopened,
     ) -> None:
         words = found.sums.get(planned.id)
-        length = p.vector_lengths[p.sum(planned.id).vector]
         seq = attempt.last_seq
         if words is None:
             self.fail(attempt.label, seq, f"{planned.id} was delivered", "nobody sent a term of it")
             return
-        packed = Packed(p.ring_bits, length)
-        for start in range(0, length, CHUNK):
-            packed.write(start, words[start : start + CHUNK])
-        if packed.to_bytes() != item.packed:
-            sent = np.zeros(length, np.uint32)
-            Packed(p.ring_bits, length, item.packed).add_to(0, sent)
-            due = words & np.uint32((1 << p.ring_bits) - 1)
-            wrong = np.flatnonzero(sent != due)
+        wrong = np.flatnonzero(item.words != words & np.uint32((1 << p.ring_bits) - 1))
+        if len(wrong):
             what = f"{planned.id} differs in {len(wrong)} coordinates, first {wrong[0]}"
             self.fail(attempt.label, seq, what, "the sum of the survivors' terms")
         if scalars_from_wire(item.scalars) != found.scalars[planned.id]:
