@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 from rich.console import Console
 
 from pilot_secure.config import SimulationConfig
@@ -253,6 +254,7 @@ class Deployment:
 
     def close(self) -> None:
         """End every process: asked first, then killed, with whatever it started."""
+        started = [child for process in self.processes.values() for child in children_of(process)]
         for process in self.processes.values():
             _signal_group(process, signal.SIGTERM)
         deadline = time.monotonic() + END_TIMEOUT_S
@@ -262,6 +264,9 @@ class Deployment:
         for process in self.processes.values():
             _signal_group(process, signal.SIGKILL)
             process.wait()
+        for child in started:  # a SuperLink's are in groups of their own
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def command(words: Sequence[str]) -> list[str]:
@@ -271,6 +276,14 @@ def command(words: Sequence[str]) -> list[str]:
     if program is None:
         raise FederationError(f"{words[0]}: there is no such command; is flwr installed?")
     return [program, *words[1:]]
+
+
+def children_of(process: subprocess.Popen[Any]) -> list[psutil.Process]:
+    """Return all that a process has started, and that they have; none if it has ended."""
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _signal_group(process: subprocess.Popen[Any], what: signal.Signals) -> None:

@@ -97,8 +97,9 @@ def test_a_mistake_in_the_data_leaves_nothing(
 
 STARTER = """
 import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
-print(child.pid, flush=True)
+sleep = [sys.executable, "-c", "import time; time.sleep(300)"]
+child, detached = subprocess.Popen(sleep), subprocess.Popen(sleep, start_new_session=True)
+print(child.pid, detached.pid, flush=True)
 time.sleep(300)
 """
 
@@ -116,12 +117,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def child_of(deployment: Deployment, name: str) -> int:
+def children_of(deployment: Deployment, name: str) -> list[int]:
+    """What the process has started: one in its group, one in a session of its own."""
     deadline = time.monotonic() + 30
     while not (text := deployment.log(name).read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return int(text)
+    return [int(word) for word in text.split()]
 
 
 def runs(pid: int) -> bool:
@@ -141,7 +143,8 @@ def await_end(*pids: int) -> None:
 def test_a_deployment_ends_all_that_its_processes_started(place: Path) -> None:
     deployment = Deployment(place)
     deployment.start_supernode("client-01")
-    pids = [deployment.processes["client-01"].pid, child_of(deployment, "client-01")]
+    pids = [deployment.processes["client-01"].pid, *children_of(deployment, "client-01")]
+    assert len(pids) == 3
     assert all(map(runs, pids))
     deployment.close()
     deployment.close()
@@ -151,23 +154,25 @@ def test_a_deployment_ends_all_that_its_processes_started(place: Path) -> None:
 def test_a_killed_supernode_takes_its_processes_along(place: Path) -> None:
     deployment = Deployment(place)
     deployment.start_supernode("client-01")
-    child = child_of(deployment, "client-01")
+    child, detached = children_of(deployment, "client-01")
     deployment.kill_supernode("client-01")
     await_end(deployment.processes["client-01"].pid, child)
     deployment.kill_supernode("client-01")
     deployment.close()
+    os.kill(detached, signal.SIGKILL)
 
 
 def test_a_failure_inside_ends_the_processes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loopback, "listens", lambda port: True)
     monkeypatch.setattr(Deployment, "_flwr", lambda self, *words: None)
     handler = signal.getsignal(signal.SIGTERM)
-    pids = []
+    pids: list[int] = []
     with (
         pytest.raises(KeyboardInterrupt),
         deployed(place, Console(file=io.StringIO())) as deployment,
     ):
-        pids = [child_of(deployment, name) for name in ("superlink", "client-01")]
+        for name in ("superlink", "client-01"):
+            pids += children_of(deployment, name)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
     await_end(*pids)
