@@ -208,8 +208,8 @@ class MethodsConfig(Section):
 class DropoutConfig(Section):
     """One client vanishing before one phase, or answering it too late (YAML only).
 
-    ``client`` may be the key holder, too: then the attempt is aborted. ``part`` is that of a phase
-    in which long vectors go in parts (see ``part_bytes``), counted from 0.
+    ``client`` may be the key holder, too: then the attempt is aborted. ``part`` is that of its
+    upload or delivery where long vectors go in parts (see ``part_bytes``), counted from 0.
     """
 
     client: str

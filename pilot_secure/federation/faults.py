@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -34,8 +35,8 @@ class FaultyTransport:
     of the attempt, and are asked again in the next training phase, as a device that lost its
     connection would be. Scoring measures the run and is no part of the federation, so nothing
     happens there. Chance hits clients only, once a phase; the schedule a key holder too, and any
-    part of a phase that goes in parts. Who is hit is drawn
-    from ``seed``, so that a run can be repeated; no secret is derived from it.
+    part of an upload or a delivery that goes in parts, counted by what the client was asked for.
+    Who is hit is drawn from ``seed``, so that a run can be repeated; no secret is derived from it.
     """
 
     remembered: ClassVar[tuple[str, ...]] = ("_random", "_gone", "_attempt", "events")
@@ -60,6 +61,7 @@ class FaultyTransport:
         self._random = random.Random(f"drop-outs/{seed}")
         self._gone: set[str] = set()
         self._attempt: tuple[int, int, int] | None = None
+        self._asked: Counter[str] = Counter()  # how often in the present phase
         self.events: list[FaultEvent] = []
 
     def exchange(
@@ -71,11 +73,14 @@ class FaultyTransport:
         attempt = (phase.round, phase.stage, phase.attempt)
         if attempt != self._attempt:
             self._attempt, self._gone = attempt, set()
+        if phase.part == 0:
+            self._asked.clear()
         faults = {
             client: fault
             for client in sorted(set(requests) - self._gone)
             if (fault := self._fault(phase, client)) is not None
         }
+        self._asked.update(requests.keys())
         self.events += [FaultEvent(phase, client, fault) for client, fault in faults.items()]
         unreached = self._gone | {c for c, fault in faults.items() if fault == "vanished"}
         self._gone |= set(faults)
@@ -87,7 +92,7 @@ class FaultyTransport:
         return {c: None if c in self._gone else replies.get(c) for c in requests}
 
     def _fault(self, phase: PhaseKey, client: str) -> Fault | None:
-        place = (client, phase.round, phase.stage, phase.name, phase.part)
+        place = (client, phase.round, phase.stage, phase.name, self._asked[client])
         planned = self._schedule.get(place)
         if planned is not None:
             return planned

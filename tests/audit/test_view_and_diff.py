@@ -54,11 +54,19 @@ def with_ledger(run: Path, copy: Path, *, shared: bool = False) -> Path:
     """A copy of a run of nine with a ledger of local or shared noise, in both rounds."""
     shutil.copytree(run, copy)
     cohort = [f"client-0{i}" for i in range(1, 10)]
-    common = {"stage": 1, "noise_multiplier": 4.0, "clipping_norm": 1.0, "uploads": 1}
+    local = {"stage": 1, "noise_multiplier": 4.0, "clipping_norm": 1.0, "uploads": 1}
+    ring = {
+        "stage": 1,
+        "sum": "all",
+        "vector": "task_adapter",
+        "noise_steps": 4000,
+        "steps_per_unit": 1000.0,
+        "clipping_norm": 1.0,
+        "coordinates": 100,
+        "weights": dict.fromkeys(cohort, 1.0),
+    }
     releases = tuple(
-        SharedNoise(round=number, weights=dict.fromkeys(cohort, 64.0), **common)
-        if shared
-        else LocalNoise(round=number, **common)
+        SharedNoise(round=number, **ring) if shared else LocalNoise(round=number, **local)
         for number in (1, 2)
     )
     clients = [ClientLedger(client=c, task="t", num_examples=64, releases=releases) for c in cohort]

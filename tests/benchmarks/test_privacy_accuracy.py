@@ -37,8 +37,10 @@ def test_every_cell_of_a_shipped_grid_is_a_legal_run(path: Path) -> None:
     made += priced_cells(grid).values()
     for one in made:
         assert one.config.federation.rounds == 3
-    noised = [c for c in made if c.config.privacy.unit != "none"]
-    assert noised and {c.config.privacy.unit for c in noised} == {"example", "client"}
+    units = {c.config.privacy.unit for c in made}
+    asked = {"example": grid.example_epsilons, "client": grid.client_epsilons}
+    assert units == {"none", *(unit for unit, epsilons in asked.items() if epsilons)}
+    assert {c.config.security.secure_agg for c in made} == {True, False}
 
 
 def test_protections_fit_their_method() -> None:

@@ -14,7 +14,7 @@ import pytest
 from conftest import SIX, FinishedRun
 
 from pilot_secure.federation.state import flatten
-from protocols import client_masking
+from protocols import client_masking, client_upload
 from protocols.masks import MaskStream
 from protocols.ring import FixedPoint, Packed, clip_in_place
 
@@ -129,18 +129,22 @@ def test_one_missing_mask_makes_the_sum_wrong(
     """client-01 leaves one pairwise mask out of its task's sum: noise, or a sum that is refused."""
     honest = run_tiny(SIX)
     sum_id = f"task.{honest.simulation.host.clients['client-01'].data.task}"
-    job = client_masking._job
+    term, whole = client_masking._term, {}
 
     def careless(context, session, planned, weight):
-        made = job(context, session, planned, weight)
-        if context.name == "client-01" and planned.id == sum_id:
-            if missing == "altogether":
-                keys = client_masking.mask_keys(context, session, planned)
-                return replace(made, masks=MaskStream([keys[0], *keys[2:]]))  # keys[0]: self mask
-            del made.masks._streams[1]
-        return made
+        made = term(context, session, planned, weight)
+        if context.name != "client-01" or planned.id != sum_id:
+            return made
+        fewer = (made.masks[0], *made.masks[2:])  # the first is the self mask
+        whole[fewer] = made.masks
+        return replace(made, masks=fewer)
 
-    monkeypatch.setattr(client_masking, "_job", careless)
+    monkeypatch.setattr(client_masking, "_term", careless)
+    if missing == "from the vector":
+        mask = client_upload.mask_scalars
+        monkeypatch.setattr(
+            client_upload, "mask_scalars", lambda keys, n: mask(whole.get(keys, keys), n)
+        )
     run = run_tiny(SIX)
     for client in run.simulation.host.clients:
         means, expected = run.result(client).means, honest.result(client).means

@@ -7,7 +7,7 @@ import pytest
 from cheating import VICTIM, client_says, pilot, read
 from in_process import Federation
 
-from protocols import SERVER, client_masking, results
+from protocols import SERVER, client_deliver, client_masking
 from protocols.codec import decode, encode
 from protocols.errors import (
     BadPlan,
@@ -195,7 +195,7 @@ def test_weights_chosen_by_the_recipient_would_have_shown_it_one_neighbour(monke
         return {s.id: wanted.get(s.recipient, 0.5) for s in selected}
 
     monkeypatch.setattr(client_masking, "own_weights", as_asked)
-    monkeypatch.setattr(results, "possible_scalars", lambda *_: True)
+    monkeypatch.setattr(client_deliver, "possible_scalars", lambda *_: True)
     federation = pilot(monkeypatch, num_neighbours=8).run()
     assert correlations(federation, "client-01")[victim] > 0.999
 

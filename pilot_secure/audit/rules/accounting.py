@@ -40,7 +40,7 @@ from protocols.shares import SECRET_BYTES
 
 
 class D01Ledger(Rule):
-    """Each claimed epsilon is what the ledger's releases give, and what was opened is a release."""
+    """Each claimed epsilon is what the ledger's releases give, and every upload is a release."""
 
     id = "D01"
     title = "privacy ledger recomputed from events ≤ the claimed epsilon"
@@ -49,23 +49,25 @@ class D01Ledger(Rule):
     def __init__(self, bundle: Bundle, options: Options) -> None:
         super().__init__(bundle, options)
         self._uploaded: dict[tuple[str, int, int], int] = {}
-        self._opened: set[tuple[str, int, int]] = set()
         self._sums: list[SharedNoise] = []
 
     def see(self, entry: Entry, attempt: Attempt | None) -> None:
-        """Note which client sent an upload in which stage of which round."""
+        """Note which client sent an upload in which stage of which round.
+
+        Where all that it holds has shared noise, the sums that are opened count, and not it.
+        """
         if attempt is None or attempt.parameters is None or entry.from_server:
             return
-        if entry.record.phase == "masked_input":
-            place = (entry.client, attempt.parameters.round, attempt.parameters.stage)
+        p = attempt.parameters
+        if entry.record.phase == "masked_input" and {s.vector for s in p.sums} - p.noise.keys():
+            place = (entry.client, p.round, p.stage)
             self._uploaded.setdefault(place, entry.record.seq)
 
     def conclude(self, attempt: Attempt) -> None:
-        """Note whose terms were opened, and the noise that a sum's survivors shared."""
+        """Note the noise that the survivors of each opened sum shared."""
         p = attempt.parameters
         if p is None or not attempt.opened:
             return
-        self._opened |= {(client, p.round, p.stage) for client in attempt.survivors}
         for planned in attempt.plan:
             vector = p.sum(planned.id).vector
             if vector in p.noise and planned.id in attempt.opened:
@@ -120,9 +122,9 @@ class D01Ledger(Rule):
                 self.fail(LEDGER, seq, what, "an entry of it in the ledger")
 
     def _check_releases(self, claims: Mapping[str, ClientLedger]) -> None:
-        """Whose upload of a stage was opened has a release of that stage in the ledger."""
+        """Whoever uploaded in a stage has a release of that stage in the ledger."""
         for (client, round_number, stage), seq in self._uploaded.items():
-            if client not in claims or (client, round_number, stage) not in self._opened:
+            if client not in claims:
                 continue
             self.checked += 1
             releases = claims[client].releases
