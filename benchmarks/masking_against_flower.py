@@ -139,8 +139,7 @@ def compare_servers(length: int, repeats: int) -> None:
                 shares.combine({x: deal[x] for x in range(1, THRESHOLD + 1)})
             masks = mask_keys(K - dropped + dropped * (K - dropped))
             opened = accumulator.open(masks, allocate_in_memory)
-            packed = Packed(BITS, length, opened.span(0, length))
-            decode_span(fixed, packed, MaskStream([]), np.empty(length, np.float32))
+            decode_span(fixed, opened.span(0, length), MaskStream([]), np.empty(length, np.float32))
 
         sides: list[Callable[[], object]] = [add, unmask]
         if flower is not None:

@@ -27,7 +27,7 @@ def mean_of(
     """Return the mean weighted by sample counts, [D] float32, of a sum opened for all."""
     mean, fixed_point = np.empty(opened.length, np.float32), fixed_point_of(parameters, planned)
     for start, size in blocks(opened.length):
-        packed = Packed(opened.bits, size, opened.span(start, start + size))
+        packed = opened.span(start, start + size)
         decode_span(fixed_point, packed, MaskStream([]), mean[start : start + size])
     return weighted_by(mean, scalars_from_wire(opened.scalars)[0])
 
@@ -45,8 +45,7 @@ def decode_span(
     words = np.empty(CHUNK, np.uint32)
     for start in range(0, packed.length, CHUNK):
         part = words[: min(CHUNK, packed.length - start)]
-        part[:] = 0
-        packed.add_to(start, part)
+        packed.read_into(start, part)
         masks.mask_chunk(part)
         fixed_point.decode(part, out[start : start + CHUNK])
 

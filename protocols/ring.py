@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from protocols.errors import InputError, ParameterError
 
 ALIGNMENT = 4  # coordinates: whole bytes of every ring, one block of AES-CTR
-CHUNK = 1 << 14  # coordinates: buffers of 64 KiB stay in cache, and are cheap to allocate
+CHUNK = 1 << 16  # coordinates: buffers of 256 KiB stay in the second cache, and calls are few
 SCALAR_MASK = (1 << 64) - 1
 NOISE_REACH = 10.0  # deviations of noise that the ring has room for
 WEIGHT_STEP = 2.0**-20  # weights are multiples of it, so numerators and denominators agree
@@ -155,26 +155,32 @@ class Packed:
     def __init__(self, bits: int, length: int, data: bytes | None = None) -> None:
         self.bits, self.length = bits, length
         if data is None:
-            self._raw = np.zeros(packed_bytes(bits, length), np.uint8)
+            raw = np.zeros(packed_bytes(bits, length), np.uint8)
         else:
             if len(data) != packed_bytes(bits, length):
                 raise ValueError(f"{len(data)} bytes for {length} words of {bits} bits")
-            self._raw = np.frombuffer(data, np.uint8)
-        self._low = self._raw[: 2 * length].view("<u2")
-        self._high = self._raw[2 * length :]
+            raw = np.frombuffer(data, np.uint8)
+        self.low, self._high = raw[: 2 * length].view("<u2"), raw[2 * length :]
+
+    @classmethod
+    def of_halves(cls, bits: int, low: NDArray[np.uint8], high: NDArray[np.uint8]) -> Packed:
+        """Return the words of which these are the halves; nothing is copied."""
+        packed = cls(bits, 0)
+        packed.length, packed.low, packed._high = len(low) // 2, low.view("<u2"), high
+        return packed
 
     def to_bytes(self) -> bytes:
         """Return the packed bytes."""
-        return self._raw.tobytes()
+        return b"".join(half.tobytes() for half in self.halves())
 
     def halves(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the bytes of the low halves and of the high parts."""
-        return self._raw[: 2 * self.length], self._high
+        return self.low.view(np.uint8), self._high
 
     def write(self, start: int, words: Words) -> None:
         """Pack words at ``start`` (even, as chunks are); bits above b are dropped."""
         stop = start + len(words)
-        np.copyto(self._low[start:stop], words, casting="unsafe")
+        np.copyto(self.low[start:stop], words, casting="unsafe")
         if self.bits == 32:
             np.copyto(self._high.view("<u2")[start:stop], words >> np.uint32(16), casting="unsafe")
         elif self.bits == 24:
@@ -187,17 +193,22 @@ class Packed:
             out = self._high[start // 2 : (stop + 1) // 2]
             np.copyto(out, pairs | (pairs >> np.uint16(4)), casting="unsafe")
 
+    def read_into(self, start: int, words: Words) -> None:
+        """Unpack the words from ``start`` on."""
+        stop = start + len(words)
+        np.copyto(words, self.low[start:stop])
+        if self.bits > 16:
+            high = self.high_parts(start, stop).astype(np.uint32)
+            high <<= np.uint32(16)
+            words |= high
+
     def add_to(self, start: int, words: Words) -> None:
         """Add the packed words from ``start`` on to ``words`` (mod 2^32, hence mod 2^b)."""
-        stop = start + len(words)
-        unpacked = self._low[start:stop].astype(np.uint32)
-        if self.bits > 16:
-            high = self._high_parts(start, stop).astype(np.uint32)
-            high <<= np.uint32(16)
-            unpacked |= high
+        unpacked = np.empty(len(words), np.uint32)
+        self.read_into(start, unpacked)
         words += unpacked
 
-    def _high_parts(self, start: int, stop: int) -> NDArray[np.unsignedinteger[Any]]:
+    def high_parts(self, start: int, stop: int) -> NDArray[np.unsignedinteger[Any]]:
         """Return the parts above the low halves, one number a word."""
         if self.bits == 32:
             return self._high.view("<u2")[start:stop]
@@ -211,6 +222,43 @@ class Packed:
     def padding_is_zero(self) -> bool:
         """Whether the unused half of the last byte is zero (one vector, one encoding)."""
         return self.bits != 20 or self.length % 2 == 0 or int(self._high[-1]) < 16
+
+
+class Lanes:
+    """A running sum: the low halves of its words, and whole bytes for what is above them.
+
+    Three bytes a word at 20 and 24 bits, and no word is put together to add a packed one: the
+    additions are those of short integers, of which a processor does many at once.
+    """
+
+    def __init__(self, low: NDArray[np.uint8], high: NDArray[np.uint8], bits: int) -> None:
+        """``low`` has two bytes a word, ``high`` as many as :func:`high_bytes` says; kept."""
+        self.low = low.view("<u2")
+        self.high: NDArray[Any] = high.view("<u2") if bits == 32 else high
+        self.bits = bits
+
+    def add(self, start: int, packed: Packed, first: int, size: int) -> None:
+        """Add ``size`` packed words from ``first`` on to those from ``start`` on (mod 2^b)."""
+        low, added = self.low[start : start + size], packed.low[first : first + size]
+        low += added
+        if self.bits > 16:
+            high = self.high[start : start + size]
+            high += packed.high_parts(first, first + size)
+            high += (low < added).view(np.uint8)  # the carry
+
+    def read_into(self, start: int, words: Words) -> None:
+        """Put the words from ``start`` on together; bits above b are undefined."""
+        stop = start + len(words)
+        np.copyto(words, self.low[start:stop])
+        if self.bits > 16:
+            high = self.high[start:stop].astype(np.uint32)
+            high <<= np.uint32(16)
+            words |= high
+
+
+def high_bytes(bits: int) -> int:
+    """Return how many bytes a word's part above the low half has in a lane."""
+    return (bits - 9) // 8
 
 
 def packed_bytes(bits: int, length: int) -> int:

@@ -69,7 +69,10 @@ class Deliver(Phase):
         parts = self._parts(client)
         header: dict[str, Any] = {"session": self.session, "sender": SERVER, "recipient": client}
         vectors, part = self.opening.opened, parts[self.part]
-        spans = {span.sum_id: vectors[span.sum_id].span(span.start, span.stop) for span in part}
+        spans = {
+            span.sum_id: vectors[span.sum_id].span(span.start, span.stop).to_bytes()
+            for span in part
+        }
         if self.part + 1 < len(parts):
             items = [VectorSpan(sum_id=name, packed=packed) for name, packed in spans.items()]
             return DeliveryPart(**header, part=self.part, spans=tuple(items))

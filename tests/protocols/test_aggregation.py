@@ -122,7 +122,7 @@ def test_the_servers_memory_is_the_callers_and_one_vector_per_sum(count: int, tm
         allocate=on_disk,
     )
     federation.run()
-    assert allocated == [("sum-all", 4 * 301), ("opened-all", 753)]
+    assert allocated == [("sum-all", 3 * 301), ("opened-all", 753)]
     assert_equals_reference(federation)
 
 

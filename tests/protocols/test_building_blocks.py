@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from protocols import DeterministicEntropy, InputError
 from protocols.keys import SMALL_ORDER_KEYS, Channel, KeyPair, derive
 from protocols.masks import MaskKey, MaskStream, mask_scalars
-from protocols.ring import CHUNK, FixedPoint, FlatVector, Packed, clip_in_place, packed_bytes
+from protocols.ring import (
+    CHUNK,
+    FixedPoint,
+    FlatVector,
+    Lanes,
+    Packed,
+    clip_in_place,
+    high_bytes,
+    packed_bytes,
+)
 from protocols.selection import personalise, select, weight
 from protocols.shares import combine, invert, multiply, split
 
@@ -127,6 +136,27 @@ def test_packing_is_lossless_and_as_long_as_stated(bits: int, length: int, seed:
     again.add_to(0, unpacked)
     np.testing.assert_array_equal(unpacked, words)
     assert again.padding_is_zero()
+
+
+@given(BITS, st.integers(1, 40), st.integers(1, 300), st.integers(0, 2**32 - 1))
+def test_lanes_add_packed_words_as_the_ring_does(
+    bits: int, terms: int, length: int, seed: int
+) -> None:
+    rows = np.random.default_rng(seed).integers(0, 2**bits, (terms, length), np.uint64)
+    start = seed % 7
+    total = start + length
+    low, high = np.zeros(2 * total, np.uint8), np.zeros(high_bytes(bits) * total, np.uint8)
+    lanes = Lanes(low, high, bits)
+    for row in rows:
+        packed = Packed(bits, length)
+        packed.write(0, row.astype(np.uint32))
+        half = length // 4 * 2  # in two pieces, as chunks are
+        lanes.add(start, packed, 0, half)
+        lanes.add(start + half, packed, half, length - half)
+    found = np.empty(length, np.uint32)
+    lanes.read_into(start, found)
+    np.testing.assert_array_equal(found.astype(np.uint64) % 2**bits, rows.sum(0) % 2**bits)
+    assert not low[: 2 * start].any() and not high[: high_bytes(bits) * start].any()
 
 
 def test_packing_across_chunks() -> None:
