@@ -171,7 +171,7 @@ class Packed:
 
     def to_bytes(self) -> bytes:
         """Return the packed bytes."""
-        return b"".join(half.tobytes() for half in self.halves())
+        return b"".join(half.data for half in self.halves())
 
     def halves(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the bytes of the low halves and of the high parts."""
