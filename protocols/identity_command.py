@@ -27,6 +27,10 @@ from protocols.entropy import Entropy
 from protocols.errors import ParameterError
 from protocols.identity import KEY_HOLDER, SERVER, Identity, Roster, RosterEntry
 
+EXPECTED = "expected a line of JSON with a name and keys, as `new` prints it"
+_NAMES = "lower-case letters, digits, `_`, `.` and `-`, at most 64, a letter or digit first"
+_FORMS = {"name": _NAMES, "public_key": "32 bytes in base64"}
+
 
 def identity_line(identity: Identity) -> str:
     """Return an identity as one line of JSON. Secrecy: the party alone."""
@@ -50,8 +54,8 @@ def identity_from_line(line: str) -> Identity:
         secret = base64.b64decode(fields["secret_key"], validate=True)
         identity = Identity.from_secret(fields["name"], secret)
         public = base64.b64decode(fields["public_key"], validate=True)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ParameterError(f"not an identity: {type(error).__name__}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ParameterError(f"not an identity: {EXPECTED}") from None
     if identity.public_key() != public:
         raise ParameterError(f"identity {identity.name}: the keys do not belong together")
     return identity
@@ -61,27 +65,38 @@ def roster_from_lines(lines: Iterable[str]) -> Roster:
     """Return the roster of identity lines, of which only name and public key are read.
 
     Raises:
-        ParameterError: a line that is no identity, no server, or names or keys that repeat.
+        ParameterError: a line that is no identity (its number is told), no server or no client, or
+            names or keys that repeat.
     """
+    entries = [_entry(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    servers = [entry for entry in entries if entry.name == SERVER]
+    holders = [entry for entry in entries if entry.name == KEY_HOLDER]
+    clients = tuple(entry for entry in entries if entry.name not in (SERVER, KEY_HOLDER))
+    if len(servers) != 1:
+        raise ParameterError(f"a roster has one party named {SERVER!r}, not {len(servers)}")
+    if len(holders) > 1:
+        raise ParameterError(f"a roster has at most one party named {KEY_HOLDER!r}")
+    if not clients:
+        raise ParameterError("a roster has at least one client")
     try:
-        entries = [
-            RosterEntry(name=fields["name"], public_key=fields["public_key"])
-            for fields in (json.loads(line) for line in lines if line.strip())
-        ]
-        servers = [entry for entry in entries if entry.name == SERVER]
-        if len(servers) != 1:
-            raise ParameterError(f"a roster has one party named {SERVER!r}, not {len(servers)}")
-        holders = [entry for entry in entries if entry.name == KEY_HOLDER]
-        if len(holders) > 1:
-            raise ParameterError(f"a roster has at most one party named {KEY_HOLDER!r}")
-        clients = tuple(entry for entry in entries if entry.name not in (SERVER, KEY_HOLDER))
         holder = holders[0] if holders else None
         return Roster(server=servers[0], clients=clients, key_holder=holder)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise ParameterError(f"roster: {first['msg']}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ParameterError(f"roster: not an identity: {type(error).__name__}") from None
+        raise ParameterError(f"roster: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _entry(number: int, line: str) -> RosterEntry:
+    """Return the party of one line. Raises: ParameterError."""
+    try:
+        fields = json.loads(line)
+        return RosterEntry(name=fields["name"], public_key=fields["public_key"])
+    except ValidationError as error:
+        wrong = "name" if error.errors()[0]["loc"] == ("name",) else "public_key"
+        told = f"{wrong} is {json.dumps(fields[wrong])[:100]}: expected {_FORMS[wrong]}"
+        raise ParameterError(f"roster, line {number}: {told}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ParameterError(f"roster, line {number}: not an identity: {EXPECTED}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,7 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             roster = roster_from_lines(sys.stdin)
             sys.stdout.write(roster.model_dump_json(indent=2) + "\n")
     except ValidationError:
-        sys.stderr.write(f"name: {options.name!r} is not a lower-case name of 1 to 64 letters\n")
+        sys.stderr.write(f"name is {options.name!r}: expected {_NAMES}\n")
+        return 2
+    except UnicodeDecodeError:
+        sys.stderr.write("roster: expected identities on stdin, in UTF-8\n")
         return 2
     except ParameterError as error:
         sys.stderr.write(f"{error}\n")

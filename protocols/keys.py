@@ -22,7 +22,6 @@ PROTOCOL = "pilot-secure aggregation"
 VERSION = 1
 KEY_BYTES = 32
 TAG_BYTES = 16  # of AES-256-GCM
-BOX_OVERHEAD_BYTES = 16
 
 # The encodings of the points of order 1, 2, 4 and 8 on Curve25519 and its twist.
 # Source: RFC 7748, section 6.1 demands that such keys yield no secret.

@@ -21,7 +21,6 @@ MAX_LENGTH = 1 << 31
 MAX_SAMPLES = 1 << 24
 MAX_PARTS = 1 << 16
 PART_BYTES = 1 << 26
-RING_BITS = (16, 20, 24, 32)
 MIN_LEVELS = 8
 _LABEL = "pilot-secure parameters"
 MIN_BOUND, MAX_BOUND = 1e-12, 1e12  # of clip and norm: all scales stay normal float32

@@ -6,8 +6,10 @@ state diagrams drawn from the transition tables.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from pydantic import BaseModel
@@ -20,6 +22,8 @@ from protocols.messages import Message
 from protocols.parameters import AggregationParameters
 from protocols.states import CLIENT, HOLDER, SERVER_PHASES, diagram
 from protocols.transcript import TranscriptHead, TranscriptRecord
+
+_ABOUT = "Print the JSON Schema of everything that is sent or recorded."
 
 
 def message_models() -> list[type[Message]]:
@@ -47,10 +51,17 @@ def schema() -> dict[str, object]:
     return document
 
 
-if __name__ == "__main__":
-    if sys.argv[1:] == ["--diagrams"]:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0. A wrong option ends it with 2, after one sentence."""
+    parser = argparse.ArgumentParser(prog="python -m protocols.schema", description=_ABOUT)
+    parser.add_argument("--diagrams", action="store_true", help="the state diagrams instead")
+    if parser.parse_args(arguments).diagrams:
         for table in (CLIENT, SERVER_PHASES, HOLDER):
             sys.stdout.write(diagram(table) + "\n\n")
     else:
-        json.dump(schema(), sys.stdout, indent=2, sort_keys=True)
-        sys.stdout.write("\n")
+        sys.stdout.write(json.dumps(schema(), indent=2, sort_keys=True) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -18,6 +19,7 @@ from protocols import AggregationParameters, Identity, ParameterError, schema, s
 from protocols.any_message import ADAPTER
 from protocols.codec import encode
 from protocols.errors import BadSignature
+from protocols.identity import Roster
 from protocols.identity_command import (
     identity_from_line,
     identity_line,
@@ -49,10 +51,14 @@ def test_a_roster_holds_no_secret_and_keeps_the_order() -> None:
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (["{}"], "not an identity"),
-        (["nonsense"], "not an identity"),
+        (["{}"], "roster, line 2: not an identity: expected a line of JSON"),
+        (["one", "nonsense"], "roster, line 3: not an identity"),
+        (["[" * 100_000], "roster, line 2: not an identity"),
+        (['{"name": "One", "public_key": ""}'], 'line 2: name is "One": expected lower-case'),
+        (['{"name": "one", "public_key": "AAAA"}'], 'public_key is "AAAA": expected 32 bytes'),
         ([], "one party named"),
-        (["one", "one"], "one name|one key"),
+        ([""], "at least one client"),
+        (["one", "one"], "roster: two parties of the roster have one name"),
     ],
 )
 def test_a_wrong_roster_is_one_clear_sentence(lines: list[str], expected: str) -> None:
@@ -64,11 +70,29 @@ def test_a_wrong_roster_is_one_clear_sentence(lines: list[str], expected: str) -
         roster_from_lines(given)
 
 
-def test_the_identity_command(capsys) -> None:
-    assert main(["new", "client-07"]) == 0
-    assert json.loads(capsys.readouterr().out)["name"] == "client-07"
+def test_the_identity_command(capsys, monkeypatch) -> None:
+    lines = []
+    for name in ("server", "client-07"):
+        assert main(["new", name]) == 0
+        lines.append(capsys.readouterr().out)
+        assert json.loads(lines[-1])["name"] == name
     assert main(["new", "No Such Name"]) == 2
     assert "lower-case" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(lines)))
+    assert main(["roster"]) == 0
+    roster = Roster.model_validate_json(capsys.readouterr().out)
+    assert roster.names() == ("client-07",)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), "utf-8"))
+    assert main(["roster"]) == 2
+    assert capsys.readouterr().err == "roster: expected identities on stdin, in UTF-8\n"
+
+
+def test_the_schema_command_refuses_what_it_does_not_know(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        schema.main(["--nonsense"])
+    assert ended.value.code == 2 and "--nonsense" in capsys.readouterr().err
+    assert schema.main(["--diagrams"]) == 0
+    assert states.diagram(states.CLIENT) in capsys.readouterr().out
 
 
 def test_the_schema_command_describes_every_message() -> None:
