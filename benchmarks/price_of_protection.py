@@ -79,7 +79,7 @@ def leakage(cohort: Cohort) -> float:
     applied = {n: client.contribution for n, client in clients.items() if client.contribution}
     samples = dict.fromkeys(clients, 64)
     views = leakage_report(cohort.parameters, report.plan, report.opened, applied, samples)
-    return views.worst(1)["text"][2]
+    return views.worst(1)["text"].most_exposed[1]
 
 
 def clear(length: int) -> tuple[float, ...]:

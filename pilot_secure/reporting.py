@@ -252,8 +252,9 @@ def selection_lines(summary: Summary) -> list[str]:
 
 
 def leakage_lines(summary: Summary) -> list[str]:
-    """What is leaked beside the views of the table: cheaters' bits, sums one client apart."""
-    extra, lines = summary.leakage.model_extra or {}, []
+    """Rank and leverage of the worst views, cheaters' bits, and sums one client apart."""
+    extra = summary.leakage.model_extra or {}
+    lines = _worst_lines(extra.get("aggregations", []))
     if "distances" in extra:
         bits = extra["distances"]["malicious_bits_per_victim_and_aggregation"]
         more = extra["distances"]["malicious_bits_with_the_server"]
@@ -273,5 +274,28 @@ def leakage_lines(summary: Summary) -> list[str]:
         lines.append(
             f"leakage: {entry['sum']} of {entry['earlier']} and {entry['later']} differ by "
             f"{', '.join(entry['clients'])} alone"
+        )
+    return lines
+
+
+def _worst_lines(aggregations: list[dict[str, Any]]) -> list[str]:
+    """For the server and coalitions of each size, the aggregation that tells most of a vector."""
+    worst: dict[tuple[int, str], tuple[dict[str, Any], dict[str, Any]]] = {}
+    for aggregation in aggregations:
+        for view in aggregation["worst"]:
+            place = (view["coalition_size"], view["vector"])
+            if place not in worst or view["leverage"] > worst[place][1]["leverage"]:
+                worst[place] = aggregation, view
+    lines = [
+        f"leakage: {', '.join(view['viewer'])}: {view['sums']} sums of {vector} of rank "
+        f"{view['rank']}, of {view['victim']} leverage {view['leverage']:.2f} "
+        f"(round {aggregation['round']}, stage {aggregation['stage']})"
+        for (_size, vector), (aggregation, view) in sorted(worst.items())
+    ]
+    left_out = max((entry["coalitions_left_out"] for entry in aggregations), default=0)
+    if left_out:
+        lines.append(
+            f"leakage: {left_out} of the largest coalitions were too many to look at: what they "
+            "see is not told here"
         )
     return lines

@@ -62,26 +62,29 @@ class View(BaseModel):
 
 
 class LeakageReport(BaseModel):
-    """The server's view and that of every coalition up to the bound, for every vector."""
+    """The server's view and that of every coalition up to the bound, for every vector.
+
+    ``coalitions_left_out`` counts those, of the largest sizes, for which there are too many.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     views: tuple[View, ...]
     coalitions_left_out: int = 0
 
-    def worst(self, size: int) -> dict[str, tuple[tuple[str, ...], str, float]]:
-        """Return {vector: (coalition, victim, leverage)} of the worst coalition of ``size``.
+    def worst(self, size: int) -> dict[str, View]:
+        """Return {vector: view of the coalition of ``size`` that has the highest leverage}.
 
         Size 0 is the server alone, who sees what no coalition of clients is needed for.
         """
-        result: dict[str, tuple[tuple[str, ...], str, float]] = {}
+        result: dict[str, View] = {}
         for view in self.views:
             members = () if view.viewer == (SERVER,) else view.viewer
             if len(members) != size or not view.leverage:
                 continue
-            victim, leverage = view.most_exposed
-            if view.vector not in result or leverage > result[view.vector][2]:
-                result[view.vector] = (view.viewer, victim, leverage)
+            known = result.get(view.vector)
+            if known is None or view.most_exposed[1] > known.most_exposed[1]:
+                result[view.vector] = view
         return result
 
 

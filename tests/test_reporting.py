@@ -25,6 +25,24 @@ def test_every_clients_exposure_is_printed_with_its_meaning(secure_run: Finished
     assert any("colluding clients that cheat" in line for line in lines)
 
 
+def test_rank_and_leverage_of_the_worst_views_are_printed(secure_run: FinishedRun) -> None:
+    summary = secure_run.summary
+    aggregations = summary.leakage.model_extra["aggregations"]
+    lines = [line for line in leakage_lines(summary) if " of rank " in line]
+    views = [(a, view) for a in aggregations for view in a["worst"]]
+    assert len(lines) == len({(v["coalition_size"], v["vector"]) for _a, v in views})
+    for vector in ("task_adapter", "text_adapter"):
+        for size, who in ((0, "server"), (1, "client-")):
+            seen = [v for _a, v in views if (v["vector"], v["coalition_size"]) == (vector, size)]
+            most = max(view["leverage"] for view in seen)
+            (line,) = [x for x in lines if vector in x and x.startswith(f"leakage: {who}")]
+            assert f"leverage {most:.2f} (round" in line
+    assert any("server: 0 sums of text_adapter of rank 0" in line for line in lines)
+    left_out = {"aggregations": [{**aggregations[0], "coalitions_left_out": 7}]}
+    told = leakage_lines(summary.model_copy(update={"leakage": Leakage(**left_out)}))
+    assert any("7 of the largest coalitions were too many" in line for line in told)
+
+
 def test_in_the_clear_the_server_sees_everything(clear_run: FinishedRun) -> None:
     rows = [line for line in printed(clear_run.summary).splitlines() if "client-" in line]
     assert len(rows) == 9 and all("task 1.00, text 1.00" in row for row in rows)

@@ -51,9 +51,10 @@ def run_leakage(
     aggregations; of such a run only this section is told.
 
     ``aggregations`` holds, for each that was opened, the most exposed client of every vector for
-    the server and for coalitions of each size up to c_max, and every view where the cohort is
-    small; ``distances`` the bits that c_max malicious clients (one, if c_max is 0) can extract
-    beside them in ``max_attempts``;
+    the server and for coalitions of each size up to c_max, with the rank of what they see, every
+    view where the cohort is small, and how many coalitions were too many to look at;
+    ``distances`` the bits that c_max malicious clients (one, if c_max is 0) can extract beside
+    them in ``max_attempts``;
     ``close_survivors`` the sums of consecutive aggregations whose contributors are one client
     apart.
 
@@ -163,14 +164,21 @@ def _aggregation(
         {
             "vector": vector,
             "coalition_size": size,
-            "viewer": list(viewer),
-            "victim": victim,
-            "leverage": leverage,
+            "viewer": list(view.viewer),
+            "sums": view.num_sums,
+            "rank": view.rank,
+            "victim": view.most_exposed[0],
+            "leverage": view.most_exposed[1],
         }
         for size in range(parameters.max_colluders + 1)
-        for vector, (viewer, victim, leverage) in leakage.worst(size).items()
+        for vector, view in leakage.worst(size).items()
     ]
-    entry: dict[str, Any] = {"round": parameters.round, "stage": parameters.stage, "worst": worst}
+    entry: dict[str, Any] = {
+        "round": parameters.round,
+        "stage": parameters.stage,
+        "worst": worst,
+        "coalitions_left_out": leakage.coalitions_left_out,
+    }
     if len(parameters.cohort) <= FULL_VIEWS_UP_TO:
         entry["views"] = [view.model_dump(mode="json") for view in leakage.views]
     return entry

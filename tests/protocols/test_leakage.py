@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from in_process import Federation
 
+from protocols import leakage
 from protocols.errors import ParameterError
 from protocols.leakage import (
     OpenedRow,
@@ -117,10 +118,25 @@ def test_every_coalition_up_to_the_bound_is_reported(monkeypatch) -> None:
     assert len(viewers) == 1 + 9 + 36
     single = next(v for v in report.views if v.viewer == ("client-01",) and v.num_distances)
     assert single.rank == 1 and single.num_distances == 8 + 8
-    pair, victim, leverage = report.worst(2)["text_adapter"]
-    assert len(pair) == 2 and victim not in pair
-    assert leverage >= report.worst(1)["text_adapter"][2]
-    assert report.worst(0)["text_adapter"][2] == 0.0
+    pair = report.worst(2)["text_adapter"]
+    victim, leverage = pair.most_exposed
+    assert len(pair.viewer) == 2 and victim not in pair.viewer and pair.rank == 2
+    pairs = [v for v in report.views if len(v.viewer) == 2 and v.vector == "text_adapter"]
+    assert leverage == max(max(view.leverage.values()) for view in pairs)
+    assert leverage >= report.worst(1)["text_adapter"].most_exposed[1]
+    assert report.worst(0)["text_adapter"].most_exposed[1] == 0.0
+    assert report.worst(0)["text_adapter"].viewer == ("server",)
+    assert report.coalitions_left_out == 0
+
+
+def test_what_is_too_much_to_look_at_is_counted(monkeypatch) -> None:
+    clear_distances.install(monkeypatch)
+    federation = Federation(options={"max_colluders": 2, "min_contributors": 4}).run()
+    monkeypatch.setattr(leakage, "MAX_COALITIONS", 11)
+    report = report_of(federation)
+    assert report.coalitions_left_out == 9 + 36 - 11
+    viewers = {view.viewer for view in report.views if view.viewer != ("server",)}
+    assert len(viewers) == 11 and {len(viewer) for viewer in viewers} == {1, 2}
 
 
 def test_both_visibilities_leak_the_same_sums(monkeypatch) -> None:
@@ -157,7 +173,7 @@ def test_sums_that_nobody_took_home_were_opened_all_the_same(monkeypatch) -> Non
             same.num_distances,
         )
         assert view.leverage == pytest.approx(same.leverage)
-    assert report.worst(1)["text_adapter"][2] > 0
+    assert report.worst(1)["text_adapter"].most_exposed[1] > 0
 
 
 def test_parameters_refuse_what_cannot_be_encrypted() -> None:
