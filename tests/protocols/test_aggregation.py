@@ -37,6 +37,8 @@ def replayed(federation: Federation):
 def assert_equals_reference(federation: Federation) -> None:
     report, expected = federation.server.report, replayed(federation)
     planned = {item.id: item for item in report.plan}
+    may_open = {sum_id for sum_id, clear in expected.items() if clear is not None}
+    assert set(report.opened) == may_open
     for spec in federation.parameters.sums:
         if spec.recipient != "server" or spec.id not in report.opened:
             continue
