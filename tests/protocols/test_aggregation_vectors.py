@@ -14,7 +14,10 @@ sys.path.insert(0, str(VECTORS))
 
 import make_aggregation  # noqa: E402
 
-from protocols import PeerError  # noqa: E402
+from protocols import Identity, PeerError  # noqa: E402
+from protocols.codec import decode, encode  # noqa: E402
+from protocols.frame import LABEL  # noqa: E402
+from protocols.identity import sha256  # noqa: E402
 
 DOCUMENT = json.loads((VECTORS / "aggregation.json").read_text())
 
@@ -32,6 +35,7 @@ class Blocked:
             raise ImportError(name + " is not for the verifier")
 sys.meta_path.insert(0, Blocked())
 sys.argv = ["verify"] + sys.argv[1:]
+sys.path.insert(0, {folder!r})
 import runpy
 runpy.run_path({path!r}, run_name="__main__")
 """
@@ -39,6 +43,7 @@ runpy.run_path({path!r}, run_name="__main__")
 
 def verify(path: Path) -> subprocess.CompletedProcess[str]:
     script = BLOCKED.replace("{path!r}", repr(str(VECTORS / "verify_aggregation.py")))
+    script = script.replace("{folder!r}", repr(str(VECTORS)))
     return subprocess.run(
         [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False
     )
@@ -50,12 +55,35 @@ def test_an_independent_verifier_accepts_them() -> None:
     assert done.stdout.count("frames verified") == len(DOCUMENT["good"])
 
 
-@pytest.mark.parametrize("damage", ["seed", "vector", "mean", "frame", "cut"])
+def forged(vector: dict, place: int, **changes: object) -> None:
+    """Change one frame of a vector, and sign it again with its sender's key."""
+    _phase, sender, _client, text = vector["frames"][place]
+    body = encode({**decode(bytes.fromhex(text)[64:]), **changes})
+    secret = bytes.fromhex(vector["identity_secrets"][sender])
+    identity = Identity.from_secret(sender, secret)
+    vector["frames"][place][3] = (identity.sign(LABEL + sha256(body)) + body).hex()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["seed", "coefficient", "vector", "mean", "frame", "cut", "receipt", "commitment", "bad"],
+)
 def test_the_verifier_sees_what_was_changed(damage: str, tmp_path: Path) -> None:
     document = json.loads(json.dumps(DOCUMENT))
     vector = document["good"][0]
     if damage == "seed":
         vector["entropy"]["client-01"][3] = "00" * 32
+    elif damage == "coefficient":
+        vector["entropy"]["client-01"][4] = "00" * 16
+    elif damage == "receipt":
+        assert vector["frames"][-1][0] == "deliver"
+        forged(vector, -1, transcript=bytes(32))
+    elif damage == "commitment":
+        place = [f[:2] for f in vector["frames"]].index(["share", "client-02"])
+        forged(vector, place, seed_commitments=(bytes(32),))
+    elif damage == "bad":
+        entry = next(e for e in document["bad"] if e["error"] == "BadSignature")
+        entry["error"] = "MalformedMessage"
     elif damage == "vector":
         vector["vectors"]["client-02"]["task_adapter"][0] += 0.01
     elif damage == "cut":

@@ -16,9 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "protocols"))
 
+from hostile import signed  # noqa: E402
 from in_process import Federation, entropy_for, names  # noqa: E402
 
 from protocols import SERVER, Entropy, SumSpec  # noqa: E402
+from protocols.codec import decode, encode  # noqa: E402
 from protocols.frame import open_frame, seal  # noqa: E402
 
 OUT = Path(__file__).with_name("aggregation.json")
@@ -175,6 +177,17 @@ def bad() -> list[dict[str, object]]:
         request("bad_relayed_advertisement", "share", forged_advertisement, "BadSignature"),
         request("bad_survivor_hash", "consistency", other_hash, "BadSurvivors"),
         request("bad_opened_twice", "deliver", opened_twice, "BadDelivery"),
+        request("bad_longer_head", "share", longer_head, "MalformedMessage"),
+        request("bad_unknown_field", "share", body_with(raw_update=b"x"), "MalformedMessage"),
+        request("bad_wrong_type", "unmask", body_with(dropouts=5), "MalformedMessage"),
+        request("bad_missing_version", "advertise", without_version, "MalformedMessage"),
+        request("bad_oversized", "advertise", body_with(padding=bytes(600)), "MalformedMessage"),
+        request("bad_replayed", "share", earlier_request, "UnexpectedMessage"),
+        request("bad_flipped_share", "masked_input", flipped_share, "BadShare"),
+        request("bad_repeated_survivor", "unmask", repeated_survivor, "MalformedMessage"),
+        request("bad_unknown_survivor", "consistency", unknown_survivor, "BadSurvivors"),
+        reply("bad_reply_unknown_field", "unmask", body_with(raw_update=b"x"), "MalformedMessage"),
+        reply("bad_reply_replayed", "masked_input", earlier_reply, "UnexpectedMessage"),
         reply("bad_reply_flipped", "masked_input", lambda f, x: flip(x, 90), "BadSignature"),
         reply("bad_reply_short_vector", "masked_input", short_vector, "MalformedMessage"),
         reply("bad_reply_zero_key", "advertise", changed(mask_key=bytes(32)), "BadKey"),
@@ -226,6 +239,61 @@ def opens(federation: Federation, frame: bytes, sender: str):
 
 def changed(**changes: object):
     return lambda federation, frame: rewritten(federation, frame, lambda _m: changes)
+
+
+def body_with(**fields: object):
+    """The same body with other fields, whatever the schema says of them, signed by its sender."""
+
+    def change(federation: Federation, frame: bytes) -> bytes:
+        body = decode(frame[64:])
+        return signed(federation, body["sender"], encode({**body, **fields}))
+
+    return change
+
+
+def without_version(federation: Federation, frame: bytes) -> bytes:
+    body = decode(frame[64:])
+    left = {name: value for name, value in body.items() if name != "version"}
+    return signed(federation, body["sender"], encode(left))
+
+
+def longer_head(federation: Federation, frame: bytes) -> bytes:
+    """The map's number of fields in a byte of its own, though it fits into the first."""
+    body = frame[64:]
+    return signed(federation, SERVER, bytes([0xB8, body[0] & 0x1F]) + body[1:])
+
+
+def earlier_request(_federation: Federation, _frame: bytes) -> bytes:
+    return ready("plain_20", "advertise", 0).server.request("client-02")
+
+
+def earlier_reply(_federation: Federation, _frame: bytes) -> bytes:
+    federation = ready("plain_20", "share", 0)
+    return federation.clients["client-02"].handle(federation.server.request("client-02"))
+
+
+def flipped_share(federation: Federation, frame: bytes) -> bytes:
+    def flipped(message):
+        first, *rest = message.shares
+        box = flip(first.ciphertext, 3)
+        return {"shares": (first.model_copy(update={"ciphertext": box}), *rest)}
+
+    return rewritten(federation, frame, flipped)
+
+
+def repeated_survivor(federation: Federation, frame: bytes) -> bytes:
+    return rewritten(federation, frame, lambda m: {"survivors": (m.survivors[0], *m.survivors)})
+
+
+def unknown_survivor(federation: Federation, frame: bytes) -> bytes:
+    return rewritten(
+        federation,
+        frame,
+        lambda m: {
+            "survivors": (*m.survivors, "client-09"),
+            "upload_hashes": (*m.upload_hashes, bytes(32)),
+        },
+    )
 
 
 def fewer_members(federation: Federation, frame: bytes) -> bytes:

@@ -3,117 +3,33 @@
     python tests/vectors/verify_aggregation.py [FILE]
 
 For each good vector: every frame's signature, the session id, the public keys of the secrets that
-were read, every masked upload bit for bit, every opened sum, the means and the sealed sums. Section
-numbers refer to ``protocols/SPEC.md``. An assertion that fails names the vector and the check.
+were read, every share, commitment and box, every masked upload bit for bit, the signed statements,
+what was revealed, every opened sum, the means and the sealed sums, and the receipts. Of the bad
+ones: that what is signed in them is. Section numbers refer to ``protocols/SPEC.md``. An assertion
+that fails names the vector and the check.
 """
 
-import hashlib
 import json
-import struct
 import sys
 from pathlib import Path
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from from_specification import (
+    cbor,
+    exchange,
+    h,
+    kdf,
+    keystream,
+    public_key,
+    read,
+    share,
+    signs,
+    unpack,
+    unseal,
+    verifies,
+)
 
-PROTOCOL = "pilot-secure aggregation"
-
-
-def cbor(value):
-    """Section 1: deterministic CBOR."""
-    if value is None:
-        return b"\xf6"
-    if isinstance(value, int):
-        return head(0, value)
-    if isinstance(value, float):
-        for layout, first in ((">e", 0xF9), (">f", 0xFA), (">d", 0xFB)):
-            try:
-                raw = struct.pack(layout, value)
-            except OverflowError:
-                continue
-            if struct.unpack(layout, raw)[0] == value:
-                return bytes([first]) + raw
-    if isinstance(value, bytes):
-        return head(2, len(value)) + value
-    if isinstance(value, str):
-        return head(3, len(value.encode())) + value.encode()
-    if isinstance(value, list):
-        return head(4, len(value)) + b"".join(map(cbor, value))
-    pairs = sorted((cbor(key), cbor(item)) for key, item in value.items())
-    return head(5, len(pairs)) + b"".join(key + item for key, item in pairs)
-
-
-def head(major, number):
-    if number < 24:
-        return bytes([major << 5 | number])
-    size = next(size for size in (1, 2, 4, 8) if number < 1 << 8 * size)
-    return bytes([major << 5 | 23 + size.bit_length()]) + number.to_bytes(size, "big")
-
-
-def read(data, place=0):
-    """Return (value, next place) of one CBOR item."""
-    major, info = data[place] >> 5, data[place] & 31
-    if major == 7:
-        size = {25: 2, 26: 4, 27: 8}.get(info, 0)
-        raw = data[place + 1 : place + 1 + size]
-        value = struct.unpack({2: ">e", 4: ">f", 8: ">d"}[size], raw)[0] if size else None
-        return value, place + 1 + size
-    size = 1 << info - 24 if info > 23 else 0
-    number = int.from_bytes(data[place + 1 : place + 1 + size], "big") if size else info
-    place += 1 + size
-    if major == 0:
-        return number, place
-    if major in (2, 3):
-        raw = data[place : place + number]
-        return (raw if major == 2 else raw.decode()), place + number
-    items = []
-    for _ in range(number * (2 if major == 5 else 1)):
-        item, place = read(data, place)
-        items.append(item)
-    return (dict(zip(items[::2], items[1::2], strict=True)) if major == 5 else items), place
-
-
-def h(*parts):
-    return hashlib.sha256(b"".join(parts)).digest()
-
-
-def kdf(secret, session, usage, *context):
-    """Section 3."""
-    info = cbor([PROTOCOL, 1, session, usage, list(context)])
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
-
-
-def exchange(secret, public):
-    private = X25519PrivateKey.from_private_bytes(secret)
-    return private.exchange(X25519PublicKey.from_public_bytes(public))
-
-
-def public_key(secret):
-    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
-
-
-def keystream(key, length):
-    """Section 6: eight 64-bit words for scalars, then 32-bit words."""
-    raw = (
-        Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(64 + 4 * length))
-    )
-    scalars = [int(word) for word in np.frombuffer(raw[:24], "<u8")]
-    return scalars, np.frombuffer(raw[64:], "<u4").astype(np.int64)
-
-
-def unpack(bits, length, data):
-    low = np.frombuffer(data[: 2 * length], "<u2").astype(np.int64)
-    rest = data[2 * length :]
-    if bits == 16:
-        return low
-    if bits == 20:
-        pairs = np.frombuffer(rest, np.uint8).astype(np.int64)
-        return low | np.stack([pairs & 15, pairs >> 4], 1).reshape(-1)[:length] << 16
-    return low | np.frombuffer(rest, np.uint8 if bits == 24 else "<u2").astype(np.int64) << 16
+NO_LISTS = h(cbor(["pilot-secure neighbour lists", []]))
 
 
 class Vector:
@@ -134,9 +50,12 @@ class Vector:
         self.check_signatures()
         self.check_session()
         self.check_keys()
+        self.check_shares()
         self.check_uploads()
         self.check_statements()
+        self.check_unmasking()
         self.check_results()
+        self.check_receipts()
 
     def expect(self, condition, check):
         assert condition, f"{self.vector['name']}: {check}"
@@ -146,8 +65,7 @@ class Vector:
         for phase, sender, client, text in self.vector["frames"]:
             frame = bytes.fromhex(text)
             body = frame[64:]
-            message = b"pilot-secure frame\x01" + h(body)
-            Ed25519PublicKey.from_public_bytes(self.keys[sender]).verify(frame[:64], message)
+            self.expect(signs(self.keys[sender], frame), f"{phase}: signature of {sender}")
             value, end = read(body)
             self.expect(end == len(body) and cbor(value) == body, f"{phase}: canonical form")
             self.expect(value["sender"] == sender, f"{phase}: sender")
@@ -174,6 +92,40 @@ class Vector:
             fields = ("share_key", "mask_key", "recipient_key")
             for secret, field in zip(self.secrets[name], fields, strict=False):
                 self.expect(public_key(secret) == advert[field], f"{name}: {field}")
+
+    def check_shares(self):
+        """Sections 3, 4.2 and 7: every share box and every commitment."""
+        self.dealt, threshold = {}, self.parameters["threshold"]
+        for name in self.members:
+            if ("share", name, name) not in self.frames:
+                continue
+            message, ids = (
+                self.frames["share", name, name][1],
+                [s["id"] for s in self.sums_of(name)],
+            )
+            keys, rest = self.secrets[name][:3], self.secrets[name][3:]
+            seeds, rest = rest[: len(ids)], rest[len(ids) :]
+            names, each = ["mask-key", *ids], 2 * (threshold - 1)
+            for place, (what, secret) in enumerate(zip(names, [keys[1], *seeds], strict=True)):
+                coefficients = rest[place * each : (place + 1) * each]
+                for holder in self.members:
+                    x = list(self.keys).index(holder)
+                    self.dealt[name, what, holder] = share(secret, coefficients, x)
+            for item in message["commitments"]:
+                to, said = item["party"], [self.session, name, item["party"]]
+                digests = [
+                    h(cbor(["share commitment", *said, what, self.dealt[name, what, to]]))
+                    for what in names
+                ]
+                self.expect(item["digests"] == digests, f"{name}: commitments for {to}")
+            for digest, what, seed in zip(message["seed_commitments"], ids, seeds, strict=True):
+                expected = h(cbor(["secret commitment", self.session, name, what, seed]))
+                self.expect(digest == expected, f"{name}: commitment to a seed")
+            for box in message["boxes"]:
+                theirs, way = self.advert(box["party"])["share_key"], (name, box["party"])
+                opened = unseal(keys[0], theirs, self.session, "shares", *way, box["ciphertext"])
+                held = b"".join(self.dealt[name, what, box["party"]] for what in names)
+                self.expect(opened == held, f"{name}: shares for {box['party']}")
 
     def sums_of(self, name):
         return [s for s in self.parameters["sums"] if name in s["contributors"]]
@@ -277,23 +229,62 @@ class Vector:
             secret, self.session, "recipient-mask", planned["id"], name, planned["recipient"]
         )
 
+    def statement(self, name):
+        """Section 4.5: what a client signs of the plan, the survivors and their uploads."""
+        plan = self.plan(name)
+        sums = [[s["id"], s["recipient"], s["contributors"]] for s in plan["sums"]]
+        plan_hash = h(cbor(["pilot-secure plan", plan["participants"], sums]))
+        uploads = [
+            [survivor, h(self.frames["masked_input", survivor, survivor][0])]
+            for survivor in self.vector["survivors"]
+        ]
+        return cbor(["pilot-secure consistency", self.session, plan_hash, NO_LISTS, uploads])
+
     def check_statements(self):
-        """Section 4.5: every client signs the plan, the survivors and the upload frames."""
-        lists = h(cbor(["pilot-secure neighbour lists", []]))
         for (phase, name, _client), (_frame, message) in self.frames.items():
             if phase != "consistency" or name == "server":
                 continue
-            plan = self.plan(name)
-            sums = [[s["id"], s["recipient"], s["contributors"]] for s in plan["sums"]]
-            plan_hash = h(cbor(["pilot-secure plan", plan["participants"], sums]))
-            uploads = [
-                [survivor, h(self.frames["masked_input", survivor, survivor][0])]
-                for survivor in self.vector["survivors"]
-            ]
-            said = cbor(["pilot-secure consistency", self.session, plan_hash, lists, uploads])
-            self.expect(message["lists"] == lists, f"{name}: neighbour lists")
-            key = Ed25519PublicKey.from_public_bytes(self.keys[name])
-            key.verify(message["signature"], said)
+            self.expect(message["lists"] == NO_LISTS, f"{name}: neighbour lists")
+            signed = verifies(self.keys[name], message["signature"], self.statement(name))
+            self.expect(signed, f"{name}: consistency signature")
+
+    def check_unmasking(self):
+        """Section 4.6: of survivors seeds, of the dead mask keys, each as it was dealt."""
+        for (phase, name, _client), (_frame, message) in self.frames.items():
+            if phase != "unmask" or name == "server":
+                continue
+            for item in message["seed_shares"]:
+                self.expect(item["owner"] in self.vector["survivors"], f"{name}: a seed")
+                dealt = self.dealt[item["owner"], item["sum_id"], name]
+                self.expect(item["share"] == dealt, f"{name}: a seed share of {item['owner']}")
+            for item in message["key_shares"]:
+                self.expect(item["owner"] not in self.vector["survivors"], f"{name}: a mask key")
+                dealt = self.dealt[item["owner"], "mask-key", name]
+                self.expect(item["share"] == dealt, f"{name}: a key share of {item['owner']}")
+
+    def check_receipts(self):
+        """Section 12: the running hash of all that a client sent and received."""
+        running = dict.fromkeys(self.keys, h(b"pilot-secure running hash"))
+        for phase, sender, client, text in self.vector["frames"]:
+            frame = bytes.fromhex(text)
+            value = read(frame[64:])[0]
+            if value["kind"] == "receipt":
+                self.expect(value["transcript"] == running[client], f"{client}: receipt, {phase}")
+            way = b"rcvd" if sender == "server" else b"sent"
+            running[client] = h(running[client] + way + h(frame))
+
+    def check_bad(self, bad):
+        """A bad frame is signed, and what it relays or claims is, unless its error says not."""
+        sender, frame = bad["sender"], bytes.fromhex(bad["frame"])
+        signed = signs(self.keys[sender], frame)
+        if signed and bad["error"] == "BadSignature":
+            message = read(frame[64:])[0]
+            for relayed in message.get("advertisements", []):
+                signed &= signs(self.keys[read(relayed[64:])[0]["sender"]], relayed)
+            if message["kind"] == "consistency":
+                claim = self.statement(sender)
+                signed &= verifies(self.keys[sender], message["signature"], claim)
+        self.expect(signed == (bad["error"] != "BadSignature"), bad["name"])
 
     def check_results(self):
         """Section 4.7: opened sums are the sums of the survivors' encodings."""
@@ -337,9 +328,13 @@ def unhex(parameters):
 def main():
     default = Path(__file__).with_name("aggregation.json")
     document = json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else default).read_text())
-    for vector in document["good"]:
-        Vector(vector).check()
-        print(f"{vector['name']}: {len(vector['frames'])} frames verified")
+    good = {vector["name"]: Vector(vector) for vector in document["good"]}
+    for name, vector in good.items():
+        vector.check()
+        print(f"{name}: {len(vector.vector['frames'])} frames verified")
+    for bad in document["bad"]:
+        good[bad["based_on"]].check_bad(bad)
+    print(f"{len(document['bad'])} bad frames: signed, or not, as their errors say")
 
 
 if __name__ == "__main__":
