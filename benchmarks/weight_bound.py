@@ -42,7 +42,7 @@ from protocols.ring import WEIGHT_STEP
 from protocols.selection import MIN_WEIGHT
 
 ORIGINAL, TWIN = "client-01", "client-02"
-BOUNDED_IN = ("protocols.selection", "protocols.results", "protocols.leakage")
+BOUNDED_IN = ("protocols.selection", "protocols.client_deliver", "protocols.leakage")
 QUICK = {"samples_per_client": 24, "test_samples": 40}
 
 

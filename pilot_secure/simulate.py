@@ -17,7 +17,8 @@ from rich.console import Console
 
 from pilot_secure import command_line
 from pilot_secure.config import RunConfig, SimulationConfig
-from pilot_secure.errors import ConfigError, FederationError, RunFolderError
+from pilot_secure.errors import ConfigError, FederationError, RunFolderError, ToldError
+from pilot_secure.launch import launched_processes, launched_rank, require_one_party, train_along
 from pilot_secure.libraries import quieten_libraries
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.summary import StartOfRun
@@ -38,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the simulation that the command line asks for."""
     started = StartOfRun()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    config = command_line.parse(
-        SimulationConfig, arguments, program=PROGRAM, description=DESCRIPTION
-    )
+    if launched_rank():
+        return _train_along(arguments)
+    config = _parse(arguments)
     console = Console(stderr=True)
     if config.run.resume is not None:
         go_on_with(config, config.run.resume, console, started)
@@ -62,6 +63,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not was_there:
             with contextlib.suppress(OSError):  # a run that was refused before it wrote anything
                 folder.path.rmdir()
+    return 0
+
+
+def _parse(arguments: list[str]) -> SimulationConfig:
+    return command_line.parse(SimulationConfig, arguments, program=PROGRAM, description=DESCRIPTION)
+
+
+def _train_along(arguments: list[str]) -> int:
+    """Be another process than the first of a launch: what is wrong is for the first one to say."""
+    from pilot_secure.saved_run import SavedRun
+
+    try:
+        config = _parse(arguments)
+        if config.run.resume is not None:
+            config = SavedRun.open(config.run.resume).config
+        if not config.run.dry_run:
+            require_one_party(config)
+            train_along(config)
+    except ToldError as error:
+        return error.exit_code
+    except KeyboardInterrupt:
+        return command_line.INTERRUPTED
     return 0
 
 
@@ -100,6 +123,8 @@ def _announce(console: Console, config: SimulationConfig, folder: RunFolder) -> 
     )
     console.print(_mode(config), highlight=False, soft_wrap=True)
     console.print(_protected(config), highlight=False, soft_wrap=True)
+    if launched_processes() > 1:
+        console.print(f"each client is trained by {launched_processes()} processes")
 
 
 def _protected(config: SimulationConfig) -> str:
@@ -146,6 +171,8 @@ def carry_out(
     started: StartOfRun,
 ) -> None:
     """Run a configuration here, or by a Flower deployment on this machine."""
+    if launched_rank() is not None:
+        require_one_party(config)
     if config.run.engine != "flower":
         simulate(config, folder, console, command=command, started=started)
         return
@@ -201,6 +228,8 @@ def simulate(
             _say_how_to_go_on(console, folder)
             raise
         simulation.forget()
+        if simulation.host is not None:
+            simulation.host.worker.ranks.tell(None)
     print_report(report_console(), folder.read_summary(), folder.path)
 
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pilot_secure.federation.plan import ProximalTerm
+from pilot_secure.federation.ranks import sum_gradients
 
 
 class Update(Protocol):
@@ -48,10 +49,10 @@ class PlainUpdate:
         self._accelerator, self._optimizer, self._pull = accelerator, optimizer, pull
         self._generator = generator
         self._batch_size, self._max_grad_norm = batch_size, max_grad_norm
-        self._added = 0.0
         self.steps = 0
 
     def __enter__(self) -> Self:
+        self._optimizer.zero_grad(set_to_none=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -64,17 +65,19 @@ class PlainUpdate:
         return (order[start : start + size] for start in range(0, count, size))
 
     def add(self, losses: Tensor, share: float) -> None:
-        """Add the gradient of a part of a batch, which is this share of it and not its last."""
-        if not self._added:
-            self._optimizer.zero_grad(set_to_none=True)
+        """Add the gradient of some of a batch's rows, which are this share of it."""
         self._accelerator.backward((losses.mean() + self._pull.loss()) * share)
-        self._added += share
 
-    def step(self, losses: Tensor | None) -> None:
-        """Take one step on what was added and these losses, the rest of the batch."""
-        assert losses is not None  # no shuffled batch is empty
-        self.add(losses, 1 - self._added)
-        self._added = 0.0
+    def finish(self) -> None:
+        """Take one step on what was added, here and in the processes that train along."""
+        sum_gradients(self._accelerator, self._pull.parameters)
         self._accelerator.clip_grad_norm_(self._pull.parameters, self._max_grad_norm)
         self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
         self.steps += 1
+
+    def step(self, losses: Tensor | None) -> None:
+        """Take one step on the losses of a whole batch."""
+        assert losses is not None  # no shuffled batch is empty
+        self.add(losses, 1.0)
+        self.finish()

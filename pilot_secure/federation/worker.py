@@ -10,16 +10,17 @@ import copy
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from datasets import Dataset
 from peft import PeftConfig
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import LlavaForConditionalGeneration, get_cosine_schedule_with_warmup
 
 from pilot_secure.config import ModelConfig, TrainingConfig
@@ -34,6 +35,7 @@ from pilot_secure.data import (
 )
 from pilot_secure.errors import DataError
 from pilot_secure.federation.plan import ProximalTerm, TrainingPlan
+from pilot_secure.federation.ranks import PATIENCE, BatchPart, Ranks, TrainingJob
 from pilot_secure.federation.state import ClientState, TensorDict
 from pilot_secure.federation.updates import PlainUpdate, Update
 from pilot_secure.metrics import MetricScore, score
@@ -107,7 +109,11 @@ class Worker:
     def __init__(
         self, model: ModelConfig, training: TrainingConfig, *, seed: int, load: Load = load_base
     ) -> None:
-        self.accelerator = Accelerator(mixed_precision=model.mixed_precision)
+        self.accelerator = Accelerator(
+            mixed_precision=model.mixed_precision,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
+        self.ranks = Ranks(self.accelerator)
         self.base_path = checkpoint_path(model.base)
         self._config, self._training, self._seed = model, training, seed
         base, self.processor = load(
@@ -202,26 +208,12 @@ class Worker:
         (`pilot_secure.privacy.dp_sgd`). Returns the number of steps.
         """
         settings = self._training
-        connector = self._put_in_place(state, personal=plan.personal_weight is not None)
-        text, visual = self._trained_parameters(connector, plan)
         steps = settings.epochs * math.ceil(len(samples) / settings.batch_size)
-        rate = settings.learning_rate_stage1 if stage == 1 else settings.learning_rate_stage2
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": text, "lr": rate},
-                {"params": visual, "lr": rate * settings.connector_rate_factor},
-            ],
-            weight_decay=settings.weight_decay,
-        )
-        schedule = get_cosine_schedule_with_warmup(
-            optimizer, round(settings.warmup_share * steps), steps
-        )
-        pull = ProximalTerm(plan.proximal_weight, [*text, *visual])
-        self.model.train()
-        connector.train()
+        job = TrainingJob(state, stage, plan, steps)
+        if self.ranks.count > 1:
+            self.ranks.tell(replace(job, state=self._to_train(state)))
         generator = torch.Generator().manual_seed(_derived_seed(self._seed, label))
-        updating = self._update(connector, optimizer, pull, generator, protection)
-        with self._weighted_by(plan), updating as update:
+        with self._in_training(job, generator, protection) as (connector, update, schedule):
             for epoch in range(settings.epochs):
                 before, totals = update.steps, defaultdict[str, list[float]](list)
                 for rows in update.batches(len(samples)):
@@ -232,14 +224,57 @@ class Worker:
                     progress(STEP_SECONDS)
                 means = {name: sum(values) / len(values) for name, values in totals.items()}
                 journal(epoch + 1, update.steps - before, means)
-        self.model.eval()
-        connector.eval().requires_grad_(False)
+        self.ranks.tell(None)
         if plan.personal_weight is None:
             state.text_adapter = self._text_adapter()
         else:
             assert state.personal is not None
             state.personal.tensors = self._text_adapter(PERSONAL)
         return update.steps
+
+    def train_along(self, job: TrainingJob) -> None:
+        """Take this process's part of every batch of a training that rank 0 carries out."""
+        with self._in_training(job, torch.Generator(), None) as (connector, update, schedule):
+            assert isinstance(update, PlainUpdate)
+            while (part := self.ranks.told()) is not None:
+                self._add(connector, part, update)
+                if part.last:
+                    schedule.step()
+
+    def _to_train(self, state: ClientState) -> ClientState:
+        """Return what of a client's state is trained, where no GPU holds it."""
+        connector = copy.deepcopy(state.connector)
+        if connector is not None:
+            connector = connector.to(self._aside)
+        return ClientState(state.text_adapter, connector, personal=state.personal)
+
+    @contextmanager
+    def _in_training(
+        self, job: TrainingJob, generator: torch.Generator, protection: Protection | None
+    ) -> Iterator[tuple[Connector, Update, LRScheduler]]:
+        """Put the model and an optimiser in place, and the model out of training afterwards."""
+        settings, plan = self._training, job.plan
+        connector = self._put_in_place(job.state, personal=plan.personal_weight is not None)
+        text, visual = self._trained_parameters(connector, plan)
+        rate = settings.learning_rate_stage1 if job.stage == 1 else settings.learning_rate_stage2
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": text, "lr": rate},
+                {"params": visual, "lr": rate * settings.connector_rate_factor},
+            ],
+            weight_decay=settings.weight_decay,
+        )
+        schedule = get_cosine_schedule_with_warmup(
+            optimizer, round(settings.warmup_share * job.steps), job.steps
+        )
+        pull = ProximalTerm(plan.proximal_weight, [*text, *visual])
+        self.model.train()
+        connector.train()
+        updating = self._update(connector, optimizer, pull, generator, protection)
+        with self._weighted_by(plan), updating as update:
+            yield connector, update, schedule
+        self.model.eval()
+        connector.eval().requires_grad_(False)
 
     def _trained_parameters(
         self, connector: Connector, plan: TrainingPlan
@@ -297,19 +332,35 @@ class Worker:
         if not rows:
             update.step(None)
             return {}
+        if not isinstance(update, PlainUpdate):  # the configuration sees to it that it adds nothing
+            losses = self.losses(connector, samples, rows)
+            update.step(losses["total"])
+            return {name: float(values.detach().mean()) for name, values in losses.items()}
         size = math.ceil(len(rows) / self._training.gradient_accumulation)
         means: dict[str, float] = defaultdict(float)
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            losses, share = self.losses(connector, samples, part), len(part) / len(rows)
-            if start + size < len(rows):
-                assert isinstance(update, PlainUpdate)  # the configuration sees to it
-                update.add(losses["total"], share)
-            else:
-                update.step(losses["total"])
-            for name, values in losses.items():
-                means[name] += share * float(values.detach().mean())
+            encoded, features = [samples.encoded[row] for row in part], samples.features[part]
+            last = start + size >= len(rows)
+            whole = BatchPart(encoded, features, len(part) / len(rows), last)
+            self.ranks.tell(whole)
+            for name, value in self._add(connector, whole, update).items():
+                means[name] += value
         return dict(means)
+
+    def _add(self, connector: Connector, whole: BatchPart, update: PlainUpdate) -> dict[str, float]:
+        """Add the gradient of this process's rows, and take the step that is due.
+
+        Returns the mean of every loss over the rows of all processes, times their share.
+        """
+        own, means = whole.of_rank(self.ranks.rank, self.ranks.count), {}
+        if own.encoded:
+            losses = self._losses(connector, own.encoded, own.features)
+            update.add(losses["total"], own.share)
+            means = {name: own.share * float(v.detach().mean()) for name, v in losses.items()}
+        if whole.last:
+            update.finish()
+        return self.ranks.sum_over_all(means)
 
     def losses(self, connector: Connector, samples: Samples, rows: list[int]) -> dict[str, Tensor]:
         """Return every loss [B] of some samples; ``total`` is the objective.
@@ -317,17 +368,21 @@ class Worker:
         It is cross-entropy plus λ0 times the difference loss in stage 1 (Eq. 4), plus
         λ1 times load-balancing and λ2 times the router z-loss in stage 2 (Eq. 9).
         """
+        encoded = [samples.encoded[row] for row in rows]
+        return self._losses(connector, encoded, samples.features[rows])
+
+    def _losses(
+        self, connector: Connector, encoded: Sequence[EncodedSample], features: Tensor
+    ) -> dict[str, Tensor]:
         settings, device = self._training, self.accelerator.device
         weights = {
             "difference": settings.difference_weight,
             "load_balancing": settings.load_balancing_weight,
             "router_z": settings.router_z_weight,
         }
-        pad = self.processor.tokenizer.pad_token_id
-        batch = answer_batch([samples.encoded[row] for row in rows], pad).to(device)
-        features = samples.features[rows].to(device)
+        batch = answer_batch(encoded, self.processor.tokenizer.pad_token_id).to(device)
         with self.accelerator.autocast():
-            output: ConnectorOutput = self._path(connector, features, weights)
+            output: ConnectorOutput = self._path(connector, features.to(device), weights)
             answers = answer_losses(self.model, batch, output.image_tokens)
             total = answers + weighted_sum(output.losses, weights)
         return {"total": total, "answer": answers, **output.losses}
