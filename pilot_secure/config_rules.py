@@ -140,6 +140,19 @@ def _simulated_problems(config: SimulationConfig) -> list[str]:
         for dropout in security.dropouts
         if dropout.round > federation.rounds
     ]
+    problems += [
+        f"security.dropouts names part {dropout.part} of phase {dropout.phase}: expected phase "
+        "masked_input or deliver, which alone go in parts"
+        for dropout in security.dropouts
+        if dropout.part > 0 and dropout.phase not in ("masked_input", "deliver")
+    ]
+    places = [(d.client, d.round, d.stage, d.phase, d.part) for d in security.dropouts]
+    problems += [
+        f"security.dropouts names {client} in phase {phase} of round {number}, stage {stage}, "
+        "twice: expected one entry"
+        for client, number, stage, phase, part in sorted(set(places))
+        if places.count((client, number, stage, phase, part)) > 1
+    ]
     return problems
 
 

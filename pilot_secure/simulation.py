@@ -237,6 +237,8 @@ class Simulation:
             for client, result in results.items()
             if result.sealed_fault is not None
         ]
+        if self.server.done:
+            notes += [f"security.dropouts: never took place: {it}" for it in self.faults.missed()]
         return notes
 
     def run(self) -> None:

@@ -153,6 +153,14 @@ def test_all_problems_are_told_together(capsys: pytest.CaptureFixture[str]) -> N
             "names round 4: expected at most",
         ),
         ("{client: client-01, round: 1, stage: 1, phase: shares}", 'phase is "shares"'),
+        (
+            "{client: client-01, round: 1, stage: 1, phase: share, part: 1}",
+            "names part 1 of phase share: expected phase masked_input or deliver",
+        ),
+        (
+            "&x {client: client-01, round: 1, stage: 1, phase: share}\n    - *x",
+            "names client-01 in phase share of round 1, stage 1, twice",
+        ),
     ],
 )
 def test_a_drop_out_that_could_never_happen_is_refused(

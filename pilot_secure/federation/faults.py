@@ -91,6 +91,19 @@ class FaultyTransport:
         self._gone |= set(lost)
         return {c: None if c in self._gone else replies.get(c) for c in requests}
 
+    def missed(self) -> list[str]:
+        """Return which of the schedule never took place, for a run that is over.
+
+        The run had no such phase, or no such part, or did not ask this client there.
+        """
+        met = {(e.client, e.phase.round, e.phase.stage, e.phase.name) for e in self.events}
+        return [
+            f"{client} in phase {name}{f', part {part},' if part else ''} of round {number}, "
+            f"stage {stage}"
+            for client, number, stage, name, part in self._schedule
+            if (client, number, stage, name) not in met
+        ]
+
     def _fault(self, phase: PhaseKey, client: str) -> Fault | None:
         place = (client, phase.round, phase.stage, phase.name, self._asked[client])
         planned = self._schedule.get(place)

@@ -129,6 +129,11 @@ class FederationServer:
         """The names of the vectors that are sent."""
         return tuple(self._agreement.vector_lengths)
 
+    @property
+    def done(self) -> bool:
+        """Whether every step of the run has been carried out."""
+        return self.position.step == sum(1 for _ in self._steps())
+
     def run(self) -> None:
         """Run all rounds, from where ``position`` says.
 

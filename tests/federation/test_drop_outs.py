@@ -15,6 +15,7 @@ from conftest import NINE, SIX, FinishedRun, merged
 from pilot_secure.errors import FederationError
 from pilot_secure.federation import messages as federation
 from pilot_secure.federation.faults import FaultyTransport
+from pilot_secure.federation.methods.pilot import Pilot
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.simulate import main
 from pilot_secure.transcript import read_heads, read_payload, read_transcript
@@ -181,6 +182,40 @@ def test_after_shares_were_revealed_no_second_attempt_is_answered(
     monkeypatch.setattr(FederationServer, "_attempt", as_if_aborted)
     with pytest.raises(FederationError, match="an unmasking of run-.* was answered before"):
         run_tiny(SIX)
+
+
+def test_a_straggler_is_heard_no_more_and_takes_home_once_what_came_too_late(
+    run_tiny: Callable[..., FinishedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """client-01 uploads too late, client-04 confirms its delivery too late: it has the result.
+
+    What of the schedule could not happen is told.
+    """
+    late = [{**gone(1, "masked_input"), "fault": "late"}, {**gone(4, "deliver"), "fault": "late"}]
+    never = [gone(1, "deliver"), gone(2, "distance_release"), {**gone(3, "deliver"), "part": 7}]
+    absorbed, absorb = [], Pilot.absorb_means
+
+    def noted(self: Pilot, state: Any, *others: Any) -> None:
+        absorbed.append(id(state))
+        absorb(self, state, *others)
+
+    monkeypatch.setattr(Pilot, "absorb_means", noted)
+    run = run_tiny(SIX, {"federation": {"rounds": 2}}, dropouts(*late, *never))
+    told = [(d.client, d.fault, d.phase) for d in run.summary.drop_outs]
+    assert told == [("client-01", "late", "masked_input"), ("client-04", "late", "deliver")]
+    first, second = run.simulation.server.events.reports
+    assert all("client-01" not in contributors for contributors in first.opened.values())
+    assert "client-04" not in first.receipts and first.opened["text.client-04"]
+    assert run.result("client-04").sealed is not None
+    told_again = {c: m.catch_up for c, m in frames(run, "train", 2).items() if m.catch_up}
+    assert set(told_again) == {"client-01", "client-04"}
+    states = {name: c.state for name, c in run.simulation.host.clients.items()}
+    assert {name: absorbed.count(id(state)) for name, state in states.items()} == dict.fromkeys(
+        states, 2
+    )
+    assert run.simulation.server.events.refusals == [] and second.aborted is None
+    missed = [note for note in run.summary.notes if "never took place" in note]
+    assert len(missed) == 3 and any("client-03 in phase deliver, part 7, of" in n for n in missed)
 
 
 def test_clear_runs_lose_clients_too(run_tiny: Callable[..., FinishedRun]) -> None:
