@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations, islice
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,6 +197,18 @@ def _squared_mu(
     return int(kept.sum()), np.where(uncovered, np.inf, squares)
 
 
+def coalitions_of(parameters: AggregationParameters) -> tuple[list[tuple[str, ...]], int]:
+    """Return the coalitions of up to c_max clients, small ones first, and how many are left out.
+
+    At most ``MAX_COALITIONS``: 40 clients have 10^11 coalitions of up to 19.
+    """
+    cohort = parameters.cohort
+    sizes = range(1, min(parameters.max_colluders, len(cohort)) + 1)
+    every = chain.from_iterable(combinations(cohort, size) for size in sizes)
+    total = sum(comb(len(cohort), size) for size in sizes)
+    return list(islice(every, MAX_COALITIONS)), max(0, total - MAX_COALITIONS)
+
+
 def leakage_report(
     parameters: AggregationParameters,
     plan: Iterable[PlannedSum],
@@ -212,17 +225,13 @@ def leakage_report(
     :func:`opened_rows` for the other arguments.
     """
     rows = opened_rows(parameters, plan, opened, contributions, num_samples)
-    coalitions = [
-        members
-        for size in range(1, parameters.max_colluders + 1)
-        for members in combinations(parameters.cohort, size)
-    ]
+    coalitions, left_out = coalitions_of(parameters)
     views = []
     for vector in sorted(parameters.vector_lengths):
         own = (noise_of_sums or {}).get(vector, noise)
         clients = sorted({name for row in rows if row.vector == vector for name in _members(row)})
         views.append(view_of(vector, clients, (SERVER,), rows, own))
-        for members in coalitions[:MAX_COALITIONS]:
+        for members in coalitions:
             view = view_of(vector, clients, members, rows, own)
             distances = 0
             if vector == parameters.distance_vector:
@@ -230,7 +239,6 @@ def leakage_report(
                     contributions[n].num_distances for n in members if n in contributions
                 )
             views.append(view.model_copy(update={"num_distances": distances}))
-    left_out = max(0, len(coalitions) - MAX_COALITIONS)
     return LeakageReport(views=tuple(views), coalitions_left_out=left_out)
 
 

@@ -16,7 +16,7 @@ from protocols.identity import Identity, Name, Roster, sha256
 
 HexDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 GENESIS = "0" * 64
-MAX_MS = 1 << 53
+MAX_COUNT = 1 << 53  # what every reader of JSON can hold
 
 
 class RunningHash:
@@ -47,15 +47,15 @@ class TranscriptRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seq: int = Field(ge=0)
+    seq: int = Field(ge=0, le=MAX_COUNT)
     prev: HexDigest
     sender: Name
     recipient: Name
     phase: Name
     session: HexDigest
     sha256: HexDigest
-    length: int = Field(ge=0)
-    at_ms: int = Field(ge=0, le=MAX_MS)
+    length: int = Field(ge=0, le=MAX_COUNT)
+    at_ms: int = Field(ge=0, le=MAX_COUNT)
     payload: str | None = None
 
     def digest(self) -> str:
@@ -72,7 +72,7 @@ class TranscriptHead(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    count: int = Field(ge=0)
+    count: int = Field(ge=0, le=MAX_COUNT)
     last: HexDigest
     final: bool
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]

@@ -7,10 +7,13 @@ if a T, K or S rule could not be checked; 2 for a mistake in what was asked for.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+
+from pydantic import BaseModel
 
 from pilot_secure import entry_point
 from pilot_secure.audit.bundle import Bundle, read_escrow
@@ -24,6 +27,7 @@ from pilot_secure.audit.verify import replay, verify
 from pilot_secure.audit.view import print_view, view, viewers
 from pilot_secure.errors import UsageError
 from pilot_secure.files import write_atomically
+from pilot_secure.terminal import Counter, leave_pipe
 
 PROGRAM = "python -m pilot_secure.audit"
 
@@ -37,7 +41,11 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line asks for."""
     arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-    code: int = arguments.run(arguments)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return leave_pipe()
     return code
 
 
@@ -94,18 +102,23 @@ def _share(text: str) -> float:
 
 def _verify(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle, arguments.roster)
-    report = verify(bundle, Options(max_leverage=arguments.max_leverage))
+    with Counter() as counter:
+        report = verify(bundle, Options(max_leverage=arguments.max_leverage), progress=counter)
     return _tell(bundle, report, arguments)
 
 
 def _tell(bundle: Bundle, report: AuditReport, arguments: argparse.Namespace) -> int:
-    if arguments.html is not None:
-        write_atomically(arguments.html, html_report(bundle, report).encode())
     if arguments.json:
-        print(report.model_dump_json(indent=2))
+        _print_json(report)
     else:
         print_report(report)
+    if arguments.html is not None:
+        write_atomically(arguments.html, html_report(bundle, report).encode())
     return report.exit_code
+
+
+def _print_json(found: BaseModel) -> None:
+    print(json.dumps(found.model_dump(mode="json"), indent=2))  # in ASCII: it steers no terminal
 
 
 def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -122,7 +135,8 @@ def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _replay(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle, arguments.roster)
     options = Options(max_leverage=arguments.max_leverage)
-    report = replay(bundle, read_escrow(arguments.escrow), options)
+    with Counter() as counter:
+        report = replay(bundle, read_escrow(arguments.escrow), options, progress=counter)
     return _tell(bundle, report, arguments)
 
 
@@ -139,7 +153,7 @@ def _add_view(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _view(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle, arguments.roster)
     found = view(bundle, viewers(bundle.roster, arguments.party, arguments.coalition))
-    print(found.model_dump_json(indent=2)) if arguments.json else print_view(found)
+    _print_json(found) if arguments.json else print_view(found)
     return 0
 
 
@@ -153,7 +167,7 @@ def _add_diff(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _diff(arguments: argparse.Namespace) -> int:
     found = diff(Bundle.open(arguments.a), Bundle.open(arguments.b))
-    print(found.model_dump_json(indent=2)) if arguments.json else print_diff(found)
+    _print_json(found) if arguments.json else print_diff(found)
     return 0
 
 

@@ -17,7 +17,7 @@ from protocols.escrow import Escrow
 from protocols.identity import Roster
 from protocols.transcript import TranscriptHead, TranscriptRecord
 
-ROSTER, LEDGER, PUBLIC = "roster.json", "ledger.json", "public.json"
+ROSTER, LEDGER = "roster.json", "ledger.json"
 MAX_LINE_BYTES = 1 << 16
 MAX_FILE_BYTES = 1 << 26
 MAX_PAYLOAD_BYTES = 1 << 34
@@ -77,6 +77,14 @@ class Bundle:
                     self.unreadable = Unreadable(number, reason)
                     return
                 yield record
+
+    def unread(self) -> tuple[str, ...]:
+        """What :meth:`records` could not read, once it has ended."""
+        cut = ("the end of the last line, which was cut",) if self.cut else ()
+        if self.unreadable is None:
+            return cut
+        line = self.unreadable.line
+        return (f"what follows line {line} of the transcript, which is no record",)
 
     def heads(self) -> tuple[list[TranscriptHead], str | None]:
         """The signed heads, and what is wrong with the first line that is none."""

@@ -8,6 +8,7 @@ from pilot_secure.audit.bundle import Bundle
 from pilot_secure.audit.entries import open_entry
 from pilot_secure.audit.verdicts import Frozen
 from pilot_secure.audit.view import SeenMessage, describe
+from pilot_secure.terminal import say
 from protocols.transcript import TranscriptRecord
 
 
@@ -22,17 +23,19 @@ class Parting(Frozen):
 
 class TranscriptDiff(Frozen):
     """``bytes``: the first entry with other bytes, as fresh keys make in every run. ``course``:
-    the first one with other parties, phase or length: from there on, something else happened."""
+    the first one with other parties, phase or length: from there on, something else happened.
+    ``unread``: what of which transcript could not be read, and so not compared."""
 
     records_a: int
     records_b: int
     bytes: Parting | None
     course: Parting | None
+    unread: tuple[str, ...]
 
     @property
     def same(self) -> bool:
-        """Whether the transcripts are one."""
-        return self.bytes is None
+        """Whether the transcripts are one, as far as they can be read."""
+        return self.bytes is None and not self.unread
 
 
 def diff(a: Bundle, b: Bundle) -> TranscriptDiff:
@@ -50,6 +53,9 @@ def diff(a: Bundle, b: Bundle) -> TranscriptDiff:
         records_b=counts[1],
         bytes=first.get("bytes"),
         course=first.get("course"),
+        unread=tuple(
+            f"{name}, {what}" for name, of in (("A", a), ("B", b)) for what in of.unread()
+        ),
     )
 
 
@@ -82,23 +88,25 @@ def _parting(
 
 def print_diff(found: TranscriptDiff) -> None:
     """Print where the transcripts part."""
-    print(f"{found.records_a} messages in A, {found.records_b} in B")
+    say(f"{found.records_a} messages in A, {found.records_b} in B")
     if found.same:
-        print("the transcripts are the same")
+        say("the transcripts are the same")
         return
+    for what in found.unread:
+        say(f"not compared: {what}")
     _print("first other bytes", found.bytes)
     _print("first other course of events", found.course)
 
 
 def _print(what: str, parting: Parting | None) -> None:
     if parting is None:
-        print(f"{what}: none")
+        say(f"{what}: none")
         return
-    print(f"{what}: entry {parting.seq}, {', '.join(parting.differs) or 'one has ended'}")
+    say(f"{what}: entry {parting.seq}, {', '.join(parting.differs) or 'one has ended'}")
     for letter, m in (("A", parting.a), ("B", parting.b)):
         text = "ended" if m is None else f"{m.phase}: {m.sender} to {m.recipient}, {m.kind}"
         size = "" if m is None else f", {m.bytes} bytes"
-        print(f"  {letter}: {text}{size}")
+        say(f"  {letter}: {text}{size}")
         for name in parting.differs:
             if m is not None and name in m.fields:
-                print(f"     {name}: {m.fields[name]}")
+                say(f"     {name}: {m.fields[name]}")

@@ -6,10 +6,9 @@ is still read as far as it can be, for the other rules to judge.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NoReturn
 
 import cbor2
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -18,7 +17,7 @@ from pilot_secure.federation import messages as federation_messages
 from pilot_secure.federation.messages import FederationMessage
 from protocols import frame as protocol_frames
 from protocols.any_message import ADAPTER
-from protocols.codec import CodecError, decode
+from protocols.codec import MAX_DEPTH, CodecError, decode
 from protocols.errors import BadSignature
 from protocols.identity import SERVER, SIGNATURE_BYTES, Roster, sha256
 from protocols.messages import Message
@@ -113,20 +112,31 @@ def _decoded(body: memoryview, defects: list[Defect]) -> Any:
     except CodecError as error:
         defects.append(Defect(Stage.ENCODING, str(error), "the one canonical CBOR encoding"))
     try:
-        stream = io.BytesIO(body)
-        value = cbor2.load(stream)
-        return _with_tuples(value, 0) if stream.tell() == len(body) else None
+        value = cbor2.loads(
+            body,
+            max_depth=MAX_DEPTH,
+            strict_hashable_types=True,
+            tag_hook=_refuse_tag,
+            semantic_decoders=_NO_TAGS,
+        )
     except Exception:  # noqa: BLE001 - whatever a foreign decoder raises, the bytes are no message
         return None
+    return _with_tuples(value)
 
 
-def _with_tuples(value: Any, depth: int) -> Any:
-    if depth > 8:
-        return None
+def _refuse_tag(*_: object) -> NoReturn:
+    raise CodecError("tags are not used")
+
+
+# A few bytes of tags stand for a list of lists that no memory holds, or for a sum of hours.
+_NO_TAGS = dict.fromkeys(range(1 << 16), _refuse_tag)
+
+
+def _with_tuples(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _with_tuples(item, depth + 1) for key, item in value.items()}
+        return {key: _with_tuples(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(_with_tuples(item, depth + 1) for item in value)
+        return tuple(_with_tuples(item) for item in value)
     return value
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pilot_secure.audit.bundle import LEDGER, PUBLIC, ROSTER, Bundle
+from pilot_secure.audit.bundle import LEDGER, ROSTER, Bundle
 from pilot_secure.errors import RunFolderError
 from pilot_secure.files import told_in_a_sentence
 from pilot_secure.transcript import HEADS, PARAMETERS, PAYLOADS, TRANSCRIPT
 
-FILES = (TRANSCRIPT, HEADS, ROSTER, LEDGER, PUBLIC)
-FOLDERS = (PAYLOADS, PARAMETERS)
+FILES = (TRANSCRIPT, HEADS, ROSTER, LEDGER)
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,28 @@ class Size:
 def export(run: Path, out: Path) -> Size:
     """Copy the auditable part of a run folder into a new or empty folder.
 
-    Raises: RunFolderError if ``run`` has no transcript, or ``out`` holds something.
+    Raises: RunFolderError if ``run`` has no transcript, or links in the place of files, or if
+    ``out`` holds something.
     """
-    Bundle.open(run)
+    bundle = Bundle.open(run)
+    files = copied = 0
     with told_in_a_sentence(out):
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             raise RunFolderError(f"{out}: expected a new or empty folder.")
-        for name in FILES:
+        for name in dict.fromkeys(_named(bundle)):
+            if (run / name).is_symlink():
+                raise RunFolderError(f"{run / name}: a link, expected a file of the run folder.")
             if (run / name).is_file():
+                (out / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(run / name, out / name)
-        for name in FOLDERS:
-            if (run / name).is_dir():
-                shutil.copytree(run / name, out / name)
-    files = [path for path in out.rglob("*") if path.is_file()]
-    return Size(len(files), sum(path.stat().st_size for path in files))
+                files, copied = files + 1, copied + (out / name).stat().st_size
+    return Size(files, copied)
+
+
+def _named(bundle: Bundle) -> Iterator[str]:
+    """The files that an auditor reads: what else lies beside them stays there."""
+    yield from FILES
+    for record in bundle.records():
+        yield f"{PAYLOADS}/{record.sha256}"
+        yield f"{PARAMETERS}/{record.session}"

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TextIO
-
 from pilot_secure.audit.verdicts import AuditReport, RuleResult, Verdict
+from pilot_secure.terminal import say
 
 
-def print_report(report: AuditReport, file: TextIO | None = None) -> None:
+def print_report(report: AuditReport) -> None:
     """Print all verdicts, findings and what is missing."""
-    out = file or sys.stdout
     final = "" if report.final_head else ", without the head of the run's end"
-    print(
+    say(
         f"{report.bundle}: {report.records} messages{final}, {len(report.attempts)} attempts, "
         f"{report.payloads} payloads of {report.payload_bytes} bytes; roster "
-        f"{report.roster_digest[:16]}… ({report.roster})",
-        file=out,
+        f"{report.roster_digest[:16]}… ({report.roster})"
     )
     for result in report.results:
-        print(f"{result.id}  {result.verdict:<13}  {result.title}", file=out)
-        _print_details(result, out)
+        say(f"{result.id}  {result.verdict:<13}  {result.title}")
+        _print_details(result)
     counts = {v: sum(r.verdict is v for r in report.results) for v in Verdict}
-    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), file=out)
+    say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 
 
-def _print_details(result: RuleResult, out: TextIO) -> None:
+def _print_details(result: RuleResult) -> None:
     for finding in result.findings:
         entry = "" if finding.seq is None else f"entry {finding.seq}, "
-        print(f"       {entry}{finding.where}: {finding.found}", file=out)
-        print(f"         expected: {finding.expected}", file=out)
+        say(f"       {entry}{finding.where}: {finding.found}")
+        say(f"         expected: {finding.expected}")
     if result.findings_left_out:
-        print(f"       and {result.findings_left_out} more", file=out)
+        say(f"       and {result.findings_left_out} more")
     if result.verdict is not Verdict.PASS:
         for missing in result.missing:
-            print(f"       missing: {missing}", file=out)
+            say(f"       missing: {missing}")
     for note in result.notes:
-        print(f"       note: {note}", file=out)
+        say(f"       note: {note}")

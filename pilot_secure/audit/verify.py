@@ -89,13 +89,12 @@ def _read(bundle: Bundle, rules: list[Rule], progress: Progress) -> AuditReport:
         progress(totals.records)
     _conclude(current, rules, gaps)
     if bundle.unreadable is not None:
-        bad = bundle.unreadable
-        gaps.unreadable = f"what follows line {bad.line} of the transcript, which is no record"
+        gaps.unreadable = " ".join(bundle.unread())
     for rule in rules:
         rule.finish()
     heads, _problem = bundle.heads()
     return AuditReport(
-        bundle=bundle.path.name,
+        bundle=bundle.path.resolve().name,
         roster=bundle.roster_source,
         roster_digest=bundle.roster.digest().hex(),
         records=totals.records,

@@ -19,6 +19,7 @@ from pilot_secure.errors import RunFolderError
 from pilot_secure.federation.messages import ClearUpdate
 from pilot_secure.privacy import Ledger
 from pilot_secure.privacy.views import EffectivePrivacy
+from pilot_secure.terminal import say
 from protocols.identity import KEY_HOLDER, SERVER, Roster
 from protocols.leakage import OpenedRow, View, view_of
 from protocols.transcript import TranscriptRecord
@@ -127,10 +128,14 @@ class Observed:
 def observe(bundle: Bundle, viewer: tuple[str, ...] = (SERVER,)) -> Observed:
     """Read a run once. Memory: one message, and a line for each that ``viewer`` saw.
 
-    Raises: RunFolderError for a ledger that is none.
+    A ledger that is none is noted, and for D01 to judge.
     """
     attempts = Attempts(bundle)
-    run = Observed(attempts.all, read_ledger(bundle), [])
+    run = Observed(attempts.all, None, [])
+    try:
+        run.ledger = read_ledger(bundle)
+    except RunFolderError as error:
+        run.notes.append(f"no effective epsilon: {error}")
     for record in bundle.records():
         entry = open_entry(record, *bundle.frame(record), bundle.roster)
         attempt = attempts.of(entry)
@@ -141,14 +146,12 @@ def observe(bundle: Bundle, viewer: tuple[str, ...] = (SERVER,)) -> Observed:
         if isinstance(entry.message, ClearUpdate):
             label = f"round {entry.message.round}, stage {entry.message.stage}, in the clear"
             run.clear.setdefault(label, {})[entry.client] = tuple(entry.message.vectors)
-    if bundle.unreadable is not None:
-        line = bundle.unreadable.line
-        run.notes.append(f"line {line} of the transcript is no record: what follows is left out")
+    run.notes += [f"left out: {what}" for what in bundle.unread()]
     return run
 
 
 def view(bundle: Bundle, viewer: tuple[str, ...]) -> PartyView:
-    """Return what ``viewer`` saw. Memory and errors: :func:`observe`'s."""
+    """Return what ``viewer`` saw. Memory: :func:`observe`'s."""
     return observe(bundle, viewer).by(viewer)
 
 
@@ -267,32 +270,32 @@ def _hidden_rows(attempt: Attempt) -> Iterator[OpenedRow]:
 
 def print_view(found: PartyView) -> None:
     """Print the messages, a line each, and what they determine."""
-    print(f"{' and '.join(found.viewer)}: {len(found.messages)} messages")
+    say(f"{' and '.join(found.viewer)}: {len(found.messages)} messages")
     for m in found.messages:
-        print(
-            f"{m.seq:>6}  {m.phase}: {m.sender} to {m.recipient}  {m.kind}, {m.bytes} bytes", end=""
+        say(
+            f"{m.seq:>6}  {m.phase}: {m.sender} to {m.recipient}  {m.kind}, {m.bytes} bytes"
+            f"  {m.sha256[:12]}…  at {m.at_ms / 1000:.3f} s"
         )
-        print(f"  {m.sha256[:12]}…  at {m.at_ms / 1000:.3f} s")
         for name, value in m.fields.items():
-            print(f"          {name}: {value}")
+            say(f"          {name}: {value}")
     for item in found.determined:
         v = item.view
-        print(
+        say(
             f"{item.attempt}, {v.vector}: {v.num_sums} sums, rank {v.rank}, "
             f"{v.num_distances} distances"
         )
         for client, leverage in sorted(v.leverage.items(), key=lambda pair: -pair[1]):
             known = ": the vector is determined" if leverage > DETERMINED else ""
-            print(f"    {client}: leverage {leverage:.3f}{known}")
+            say(f"    {client}: leverage {leverage:.3f}{known}")
     for entry in found.effective:
         claim = _epsilon(found.claimed.get(entry.client))
         mu = "unbounded" if entry.mu is None else f"{entry.mu:.3f}"
-        print(
+        say(
             f"{entry.client}: effective epsilon {_epsilon(entry.epsilon)} in this view over the "
             f"run (mu {mu}; the ledger claims {claim} against every view)"
         )
     for note in found.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _epsilon(value: float | None) -> str:

@@ -7,12 +7,13 @@ goes into the transcript, and its receipt covers what was really sent.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from in_process import Federation
 
+from pilot_secure.privacy import ClientLedger, Ledger
 from pilot_secure.transcript import PAYLOADS, TRANSCRIPT, Passage, TranscriptWriter
 from protocols import KEY_HOLDER, SERVER, ProtocolError
 from protocols.codec import decode, encode
@@ -112,7 +113,14 @@ class RecordedRun:
         self.writer.sign_head(federation.server_identity, final=True)
         self.writer.close()
         (self.folder / "roster.json").write_text(federation.roster.model_dump_json(indent=2))
+        (self.folder / "ledger.json").write_bytes(no_noise(federation.cohort).to_json())
         return self.folder
+
+
+def no_noise(cohort: Iterable[str]) -> Ledger:
+    """The ledger of a run that claims no privacy."""
+    clients = [ClientLedger(client=name, task="t", num_examples=64) for name in cohort]
+    return Ledger(unit="client", adjacency="zero_out", delta=1e-5, clients=tuple(clients))
 
 
 def rewrite(folder: Path, place: int, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -24,10 +24,16 @@ from planting import (
 )
 from recorded import RecordedRun, records_of
 
+from pilot_secure.audit.__main__ import main
 from pilot_secure.audit.bundle import Bundle, read_escrow
 from pilot_secure.audit.verdicts import Verdict
 from pilot_secure.audit.verify import replay, verify
+from pilot_secure.federation.messages import TrainRequest, seal
 from pilot_secure.privacy import ClientLedger, Ledger, LocalNoise, with_claims
+from pilot_secure.transcript import HEADS, Passage
+from protocols.entropy import DeterministicEntropy
+from protocols.identity import SERVER
+from protocols.transcript import TranscriptHead
 
 
 def leave_out(*rounds: int) -> Callable[[Path], None]:
@@ -113,6 +119,64 @@ def without_a_client(folder: Path) -> None:
     (folder / "ledger.json").write_bytes(with_claims(ledger).to_json())
 
 
+def open_twice(folder: Path) -> None:
+    """Once more with fresh keys, as an attempt of a run that was killed goes on."""
+    first, again = plain(), plain()
+    again.entropy = lambda label: DeterministicEntropy(b"again " + label.encode())
+    again.start()
+    assert first.parameters == again.parameters
+    run = RecordedRun(folder)
+    run.aggregate(first)
+    begun = run.writer.count
+    run.aggregate(again)
+    run.finish(first)
+    calls = [r.seq for r in records_of(folder)[begun:] if (r.phase, r.sender) == CALL]
+    rewrite_run(folder, first, [r for r in records_of(folder) if r.seq not in calls])
+
+
+CALL = ("advertise", "server")
+
+
+def same_head_another_tail(federation: Any, message: Any) -> Any:
+    """One client is delivered a sum that begins as that of all others and leaves the ring."""
+
+    def change(words: np.ndarray) -> np.ndarray:
+        words[250] = (1 << 19) - 1
+        return words
+
+    opened = tuple(repacked(federation, item, change) for item in message.opened)
+    return message.model_copy(update={"opened": opened})
+
+
+def train_of_another_run(folder: Path) -> None:
+    """A call of another run between the same parties stands before the aggregation."""
+    federation = plain()
+    run = RecordedRun(folder)
+    for name in (federation.parameters.run_id, "another-run"):
+        call = TrainRequest(
+            run_id=name,
+            round=1,
+            stage=1,
+            sender=SERVER,
+            recipient=CHEAT,
+            cohort=federation.cohort,
+        )
+        frame = seal(call, federation.server_identity)
+        run.writer.append(Passage(frame, SERVER, CHEAT, "train", "00" * 32))
+    run.aggregate(federation)
+    run.finish(federation)
+
+
+def two_heads(folder: Path) -> None:
+    """The server signs another chain of as many records, and then the one that is shown."""
+    federation = plain()
+    record(folder, federation, rounds=1)
+    lines = (folder / HEADS).read_text()
+    shown = TranscriptHead.model_validate_json(lines.splitlines()[0])
+    other = TranscriptHead.sign(shown.count, "ab" * 32, federation.server_identity, final=False)
+    (folder / HEADS).write_text(other.model_dump_json() + "\n" + lines)
+
+
 CHEATS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "the first aggregation left out": ("T05", leave_out(1)),
     "an aggregation left out": ("T05", leave_out(2)),
@@ -139,6 +203,13 @@ CHEATS: dict[str, tuple[str, Callable[[Path], None]]] = {
     ),
     "a share of zeros": ("S06", cheating(plain, lambda: Change("unmask", longer_share))),
     "an uploader without an entry": ("D01", without_a_client),
+    "opened twice": ("S02", open_twice),
+    "another sum for one, with the same head": (
+        "M02",
+        cheating(plain, lambda: Change("deliver", same_head_another_tail, server=True)),
+    ),
+    "a message of another run": ("T05", train_of_another_run),
+    "two heads": ("T01", two_heads),
 }
 
 
@@ -157,6 +228,28 @@ def test_half_a_sum_is_found_by_replay(tmp_path: Path) -> None:
     cheating(plain, everybody("deliver", half_a_sum))(run)
     report = replay(Bundle.open(run), read_escrow(run / "escrow.json"))
     assert report.result("M04").verdict is Verdict.FAIL
+
+
+def test_an_aggregation_without_receipts_does_not_pass(tmp_path: Path) -> None:
+    """The server deletes them all, and signs the rest: nobody confirms what was delivered."""
+    federation = plain()
+    record(tmp_path / "run", federation)
+    rest = [r for r in records_of(tmp_path / "run") if r.sender == SERVER or r.phase != "deliver"]
+    rewrite_run(tmp_path / "run", federation, rest)
+    report = verify(Bundle.open(tmp_path / "run"))
+    assert report.result("T01").verdict is Verdict.NOT_CHECKABLE
+    assert "receipts of more than 1 clients" in report.result("T01").missing[0]
+    assert report.exit_code == 4
+
+
+def test_the_escrow_of_another_run_accuses_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_good_run(tmp_path / "run", plain=True, count=5, rounds=1)
+    escrow = run / "escrow.json"
+    escrow.write_text(escrow.read_text().replace('"run-1"', '"run-2"'))
+    assert main(["replay", str(run), "--escrow", str(escrow)]) == 2
+    assert "The escrow is of run run-2" in capsys.readouterr().err
 
 
 def test_the_last_aggregation_left_out_is_nobodys_to_see(tmp_path: Path) -> None:

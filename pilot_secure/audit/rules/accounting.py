@@ -90,7 +90,7 @@ class D01Ledger(Rule):
         """Compute every epsilon again."""
         content = self.bundle.content(LEDGER)
         if content is None:
-            self.moot = "no differential privacy is claimed: there is no ledger.json"
+            self.lack("ledger.json: whatever epsilon may be claimed for the run rests on nothing")
             return
         try:
             ledger = parse_ledger(content)

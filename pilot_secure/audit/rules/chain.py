@@ -69,7 +69,16 @@ class T01Chain(Rule):
             self.fail_at(entry, attempt, found, expected)
 
     def conclude(self, attempt: Attempt) -> None:
-        """Note who sent no receipt: what was deleted of theirs, nobody would see."""
+        """Note who sent no receipt: what was deleted of theirs, nobody would see.
+
+        Where sums were delivered, receipts of colluders alone confirm nothing.
+        """
+        p = attempt.parameters
+        if attempt.opened and p is not None and len(attempt.receipts) <= p.max_colluders:
+            self.lack(
+                f"{attempt.label}: receipts of more than {p.max_colluders} clients, though sums "
+                "were delivered"
+            )
         silent = [name for name in attempt.members if name not in attempt.receipts]
         if silent:
             self.note(
@@ -84,7 +93,7 @@ class T01Chain(Rule):
             bad = self.bundle.unreadable
             self.fail("transcript.jsonl", None, f"line {bad.line}: {bad.reason}", "a record")
         if self.bundle.cut:
-            self.lack("the end of the last line, which was cut")
+            self.lack(*self.bundle.unread())
         if not self._heads:
             self.lack("a head signed by the server")
             return
@@ -105,6 +114,10 @@ class T01Chain(Rule):
         counts = [head.count for head in self._heads]
         if counts != sorted(counts):
             self.fail("heads", None, f"heads over {counts} records", "growing numbers of records")
+        for head in self._heads:
+            if head.last != self._due[head.count].last:
+                found = f"two heads over {head.count} records with different hashes"
+                self.fail("heads", None, found, "one chain, as the server signed")
         for head in self._heads[:-1]:
             if head.final:
                 found = f"a head after the final one over {head.count} records"

@@ -29,7 +29,7 @@ class K01FreshKeys(Rule):
 
     def __init__(self, bundle: Bundle, options: Options) -> None:
         super().__init__(bundle, options)
-        self._seen: dict[bytes, tuple[str, int]] = {}
+        self._seen: dict[bytes, tuple[int, int]] = {}
 
     def see(self, entry: Entry, attempt: Attempt | None) -> None:
         """Look at the keys of an advertisement, and at the CKKS key's seed of an upload."""
@@ -49,8 +49,8 @@ class K01FreshKeys(Rule):
 
     def _look(self, entry: Entry, attempt: Attempt, key: bytes, what: str) -> None:
         self.checked += 1
-        before = self._seen.setdefault(key, (attempt.digest, entry.record.seq))
-        if before[0] != attempt.digest:
+        before = self._seen.setdefault(key, (attempt.place, entry.record.seq))
+        if before[0] != attempt.place:
             found = f"{what} {key.hex()[:12]}… stands in entry {before[1]} already"
             self.fail_at(entry, attempt, found, "a key of its own for every attempt")
 
@@ -70,7 +70,7 @@ class K02UsableKeys(Rule):
         super().__init__(bundle, options)
         roster = bundle.roster
         self._identities = {entry.public_key: entry.name for entry in roster.entries()}
-        self._seen: dict[tuple[str, bytes], str] = {}
+        self._seen: dict[tuple[int, bytes], str] = {}
 
     def see(self, entry: Entry, attempt: Attempt | None) -> None:
         """Look at the keys of an advertisement, and at the form of an upload."""
@@ -121,7 +121,7 @@ class K02UsableKeys(Rule):
             found = f"{field} is the identity key of {self._identities[key]}"
             self.fail_at(entry, attempt, found, "a fresh key")
         owner = f"{field} of {entry.client}"
-        before = self._seen.setdefault((attempt.digest, key), owner)
+        before = self._seen.setdefault((attempt.place, key), owner)
         if before != owner:
             self.fail_at(entry, attempt, f"{field} is {before} too", "a key of its own")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 from pilot_secure.audit.attempts import Attempt
 from pilot_secure.audit.bundle import Bundle
 from pilot_secure.audit.entries import Entry
@@ -11,7 +9,7 @@ from pilot_secure.audit.rule import Options, Rule
 from pilot_secure.audit.rules.shares import real_contributors
 from pilot_secure.federation.messages import ClearUpdate
 from protocols.identity import SERVER
-from protocols.leakage import MAX_COALITIONS, OpenedRow, View, view_of
+from protocols.leakage import OpenedRow, View, coalitions_of, view_of
 
 
 def public_rows(attempt: Attempt) -> list[OpenedRow]:
@@ -36,19 +34,13 @@ def public_rows(attempt: Attempt) -> list[OpenedRow]:
     return rows
 
 
-def worst_views(attempt: Attempt, rows: list[OpenedRow], max_colluders: int) -> list[View]:
-    """The server's view and that of every coalition of up to ``max_colluders``, per vector."""
-    assert attempt.parameters is not None
-    coalitions = [
-        members
-        for size in range(1, max_colluders + 1)
-        for members in combinations(attempt.parameters.cohort, size)
-    ]
+def views_of(rows: list[OpenedRow], coalitions: list[tuple[str, ...]]) -> list[View]:
+    """The server's view and that of every coalition, per vector."""
     views = []
     for vector in sorted({row.vector for row in rows}):
         clients = {name for row in rows if row.vector == vector for name in row.coefficients}
         clients |= {r.recipient for r in rows if r.vector == vector} - {SERVER}
-        for viewer in [(SERVER,), *coalitions[:MAX_COALITIONS]]:
+        for viewer in [(SERVER,), *coalitions]:
             views.append(view_of(vector, clients, viewer, rows))
     return views
 
@@ -78,7 +70,10 @@ class L01Leverage(Rule):
     def judge(self, attempt: Attempt, rows: list[OpenedRow]) -> None:
         """Compare every view's leverage on every client with the bound."""
         assert attempt.parameters is not None
-        for view in worst_views(attempt, rows, attempt.parameters.max_colluders):
+        coalitions, left_out = coalitions_of(attempt.parameters)
+        if left_out:
+            self.lack(f"{attempt.label}: {left_out} coalitions, which are too many to judge")
+        for view in views_of(rows, coalitions):
             self.checked += 1
             for victim, leverage in view.leverage.items():
                 if leverage > self.options.max_leverage:

@@ -15,7 +15,7 @@ from pilot_secure.audit.rule import Options, Rule
 from pilot_secure.audit.rules.shares import real_contributors
 from pilot_secure.audit.spans import SentSpan
 from pilot_secure.audit.verdicts import Evidence
-from protocols.identity import SERVER
+from protocols.identity import SERVER, sha256
 from protocols.messages import PlannedSum, scalars_from_wire
 from protocols.parameters import MIN_LEVELS
 from protocols.results import fixed_point_of
@@ -99,8 +99,8 @@ class M02Headroom(Rule):
     def _measure(self, sum_id: str, span: SentSpan) -> int:
         """The largest coordinate of a span, computed once though all clients were sent it."""
         assert span.packed is not None
-        head = b"".join(half[:32].tobytes() for half in span.packed.halves())
-        key = (sum_id, span.start, head)
+        digest = sha256(*(half.data for half in span.packed.halves()))
+        key = (sum_id, span.start, digest)
         if key not in self._measured:
             self._measured[key] = largest_coordinate(span.packed)
         return self._measured[key]

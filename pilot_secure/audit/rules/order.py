@@ -10,6 +10,7 @@ from pilot_secure.audit.bundle import Bundle
 from pilot_secure.audit.entries import Entry
 from pilot_secure.audit.rule import Options, Rule
 from pilot_secure.audit.rules.history import KnownResults
+from pilot_secure.federation.messages import FederationMessage
 from protocols.identity import KEY_HOLDER
 from protocols.messages import Advertisement, Advertisements, AdvertiseRequest
 from protocols.states import CLIENT, HOLDER, SERVER_PHASES, Distances, Transition, applies
@@ -95,9 +96,11 @@ class T05Session(Rule):
         self._sessions: dict[str, str] = {}
         self._frames: dict[str, tuple[str, int]] = {}
         self._results = KnownResults(self.bundle)
+        self._run: str | None = None
 
     def see(self, entry: Entry, attempt: Attempt | None) -> None:
         """Check one message's session, its frame's novelty, and the results it refers to."""
+        self._check_run(entry, attempt)
         if attempt is None:
             return
         unknown = self._results.see(entry, attempt)
@@ -121,6 +124,18 @@ class T05Session(Rule):
         if other != own:
             found = f"a message of session {other[:12]}…{self._known(other)}"
             self.fail_at(entry, attempt, found, f"session {own[:12]}…")
+
+    def _check_run(self, entry: Entry, attempt: Attempt | None) -> None:
+        """One transcript is of one run: identities may outlive it, so signatures do not tell."""
+        run = attempt.parameters.run_id if attempt and attempt.parameters else None
+        if isinstance(entry.message, FederationMessage):
+            self.checked += 1
+            run = entry.message.run_id
+        if run is None:
+            return
+        self._run = self._run or run
+        if run != self._run:
+            self.fail_at(entry, attempt, f"a message of run {run}", f"run {self._run}")
 
     def _known(self, session: str) -> str:
         label = self._sessions.get(session)

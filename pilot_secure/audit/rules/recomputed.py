@@ -22,6 +22,7 @@ from pilot_secure.audit.rules.distances import H02Release
 from pilot_secure.audit.rules.leakage import L01Leverage
 from pilot_secure.audit.rules.masks import M01Derivation, M04Sums
 from pilot_secure.audit.spans import SentVector
+from pilot_secure.errors import RunFolderError
 from protocols.escrow import Escrow
 from protocols.identity import SERVER
 from protocols.leakage import OpenedRow
@@ -42,19 +43,30 @@ class Reopening:
 
     def __init__(self, bundle: Bundle, escrow: Escrow) -> None:
         self._bundle, self._escrow = bundle, escrow
-        self._digest: str | None = None
+        self._place: int | None = None
         self._found: Reopened | None = None
         self.faults: list[tuple[str, int | None, str]] = []
 
     def of(self, attempt: Attempt) -> tuple[Secrets, Reopened] | None:
-        """Return what an attempt's uploads hold; None where nothing can be opened."""
-        if attempt.parameters is None or not attempt.complete or not attempt.uploads:
-            return None
-        if self._digest != attempt.digest:
-            self._digest, self.faults = attempt.digest, []
-            self._secrets = Secrets(attempt, self._escrow)
-            self._found = None if self._strange(attempt) else self._open(attempt)
+        """Return what an attempt's uploads hold; None where nothing can be opened.
+
+        Raises: RunFolderError if the escrow is another run's.
+        """
+        if self._place != attempt.place:
+            self._place, self.faults, self._found = attempt.place, [], None
+            if self._can_open(attempt):
+                self._secrets = Secrets(attempt, self._escrow)
+                self._found = None if self._strange(attempt) else self._open(attempt)
         return None if self._found is None else (self._secrets, self._found)
+
+    def _can_open(self, attempt: Attempt) -> bool:
+        p, escrow = attempt.parameters, self._escrow
+        if p is not None and p.run_id != escrow.run_id:
+            raise RunFolderError(
+                f"The escrow is of run {escrow.run_id}, {attempt.label} is of run {p.run_id}: "
+                "expected the escrow.json of the run that is replayed."
+            )
+        return p is not None and attempt.complete and bool(attempt.uploads)
 
     def _strange(self, attempt: Attempt) -> bool:
         for name in self._secrets.strangers():
@@ -205,7 +217,10 @@ class L01Recomputed(L01Leverage):
     def conclude(self, attempt: Attempt) -> None:
         """Judge the sums that were opened, with their true coefficients."""
         p, opened = attempt.parameters, self.reopening.of(attempt)
-        if p is None or not attempt.opened or opened is None:
+        if p is None or not attempt.opened:
+            return
+        if opened is None:
+            super().conclude(attempt)
             return
         _secrets, found = opened
         rows = private_rows(attempt, found)

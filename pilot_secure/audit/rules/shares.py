@@ -21,7 +21,7 @@ class S02Disjoint(Rule):
         super().__init__(bundle, options)
         self._seeds: dict[str, dict[str, str]] = {}
         self._keys: dict[str, dict[str, str]] = {}
-        self._answered: dict[tuple[str, str], str] = {}
+        self._answered: dict[tuple[str, str], Attempt] = {}
 
     def see(self, entry: Entry, attempt: Attempt | None) -> None:
         """Look at a request to unmask: its lists are disjoint, and nobody is in neither."""
@@ -54,9 +54,9 @@ class S02Disjoint(Rule):
             )
             self.fail(attempt.label, attempt.last_seq, found, "one kind of share for each client")
         for client, seq in attempt.answered.items():
-            before = self._answered.setdefault((updates, client), attempt.label)
-            if before != attempt.label:
-                found = f"{client} revealed shares, as it did in {before}"
+            before = self._answered.setdefault((updates, client), attempt)
+            if before is not attempt:
+                found = f"{client} revealed shares, as it did in {before.label}"
                 self.fail(attempt.label, seq, found, "one answer for the same updates")
 
 
