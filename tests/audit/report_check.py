@@ -55,6 +55,10 @@ def check(page_file: Path, report: dict, pictures: Path | None) -> None:
         page.locator("#tabs button").first.focus()
         page.keyboard.press("ArrowRight")
         assert "client-01 saw" in page.locator("#panel").inner_text()
+        check_party(page, "client-01")
+        page.keyboard.press("End")
+        assert "client-05 saw" in page.locator("#panel").inner_text()
+        check_party(page, "client-05")
         page.locator("#sequences summary").first.focus()
         page.keyboard.press("Enter")
         page.wait_for_selector("#sequences svg circle", timeout=5000)
@@ -69,6 +73,17 @@ def check(page_file: Path, report: dict, pictures: Path | None) -> None:
         assert faults == [], faults
         assert requests == [page_file.as_uri()], requests
         browser.close()
+
+
+def check_party(page: Page, party: str) -> None:
+    """The tab counts the messages that its link lists: those of the transcript."""
+    own = [m for m in page.evaluate("messages") if party in (m["sender"], m["recipient"])]
+    size = sum(m["bytes"] for m in own)
+    told = f"{party} saw {len(own):,} messages of {size:,} bytes."
+    assert told in page.locator("#panel").inner_text()
+    page.locator("#panel a").last.press("Enter")
+    assert page.locator("#messages tr").count() == len(own)
+    page.locator("#tabs button[aria-selected=true]").focus()
 
 
 def check_sequence(page: Page, attempt: dict) -> None:
