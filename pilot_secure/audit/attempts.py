@@ -16,7 +16,7 @@ from protocols.codec import CodecError
 from protocols.distance_messages import HolderKeys, Selection
 from protocols.errors import PeerError
 from protocols.frame import claimed_sender
-from protocols.graph import peers_of
+from protocols.graph import peers_of, sharing_threshold
 from protocols.identity import sha256
 from protocols.messages import (
     Advertisement,
@@ -83,6 +83,7 @@ class Attempt:
     answered: dict[str, int] = field(default_factory=dict)
     revealed_seeds: dict[str, set[str]] = field(default_factory=dict)
     revealed_keys: dict[str, set[str]] = field(default_factory=dict)
+    revealed_for: dict[str, set[str]] = field(default_factory=dict)
     receipts: dict[str, bytes] = field(default_factory=dict)
     running: dict[str, RunningHash] = field(default_factory=dict)
     told: dict[str, Told] = field(default_factory=dict)
@@ -137,8 +138,12 @@ class Attempt:
 
     @property
     def opened(self) -> tuple[str, ...]:
-        """The ids of all sums that were delivered, for all or sealed."""
+        """The ids of all sums that were delivered, for all or sealed, or could be: a server that
+        holds enough shares knows a sum, whether it delivers it or not."""
         found: set[str] = set()
+        if self.parameters is not None:
+            enough = sharing_threshold(self.parameters)
+            found = {name for name, who in self.revealed_for.items() if len(who) >= enough}
         for told in self.told.values():
             found |= {*told.opened, *([told.sealed] if told.sealed else [])}
         return tuple(sorted(found))
@@ -262,6 +267,7 @@ class Attempt:
         self.answered[client] = seq
         for seed in message.seed_shares:
             self.revealed_seeds.setdefault(seed.owner, set()).add(client)
+            self.revealed_for.setdefault(seed.sum_id, set()).add(client)
         for key in message.key_shares:
             self.revealed_keys.setdefault(key.owner, set()).add(client)
 

@@ -242,6 +242,20 @@ def test_an_aggregation_without_receipts_does_not_pass(tmp_path: Path) -> None:
     assert report.exit_code == 4
 
 
+def test_a_sum_that_was_opened_and_not_delivered_counts(tmp_path: Path) -> None:
+    """The server has the shares for a sum over one client fewer, and says it gave up."""
+    federation, gone = plain(), {"client-05"}
+    record(tmp_path / "run", federation, drop_in_last={"masked_input": gone, "share": gone})
+    records = records_of(tmp_path / "run")
+    last = records[-1].session
+    rest = [r for r in records if (r.phase, r.session) != ("deliver", last)]
+    assert len(records) - len(rest) == 8
+    rewrite_run(tmp_path / "run", federation, rest)
+    report = verify(Bundle.open(tmp_path / "run"))
+    assert "differ by client-05" in report.result("L02").findings[0].found
+    assert report.attempts[-1].opened == ("all",)
+
+
 def test_the_escrow_of_another_run_accuses_nobody(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
