@@ -208,6 +208,10 @@ CHEATS: dict[str, tuple[str, Callable[[Path], None]]] = {
         "M02",
         cheating(plain, lambda: Change("deliver", same_head_another_tail, server=True)),
     ),
+    "another sum for one": (
+        "M04",
+        cheating(plain, lambda: Change("deliver", half_a_sum, server=True)),
+    ),
     "a message of another run": ("T05", train_of_another_run),
     "two heads": ("T01", two_heads),
 }

@@ -41,11 +41,32 @@ class M01Derivation(Rule):
 
 
 class M04Sums(Rule):
-    """Sums can be recomputed with escrowed seeds only."""
+    """A sum is one for all clients; whether it is the right one, escrowed seeds tell."""
 
     id = "M04"
     title = "sum of masked inputs − masks = published result (escrow)"
     evidence = (Evidence.PAYLOADS, Evidence.PARAMETERS, Evidence.ESCROW)
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
+        super().__init__(bundle, options)
+        self._told: dict[tuple[int, str, int], tuple[bytes, str]] = {}
+
+    def see(self, entry: Entry, attempt: Attempt | None) -> None:
+        """Compare what a client is delivered of a sum for all with what the first was."""
+        if attempt is None or not entry.from_server:
+            return
+        for_all = {item.id for item in attempt.plan if item.recipient == SERVER}
+        for span in attempt.spans:
+            if span.sum_id not in for_all or span.packed is None:
+                continue
+            self.checked += 1
+            words = (half.data for half in span.packed.halves())
+            digest = sha256(*words, *(span.scalars or ()))
+            place = (attempt.place, span.sum_id, span.start)
+            first, client = self._told.setdefault(place, (digest, entry.client))
+            if digest != first:
+                found = f"{entry.client} was delivered another {span.sum_id} than {client}"
+                self.fail_at(entry, attempt, found, "one sum for all")
 
     def finish(self) -> None:
         """Say what is missing."""
