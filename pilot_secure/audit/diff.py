@@ -102,7 +102,9 @@ def _print(what: str, parting: Parting | None) -> None:
     if parting is None:
         say(f"{what}: none")
         return
-    say(f"{what}: entry {parting.seq}, {', '.join(parting.differs) or 'one has ended'}")
+    ended = parting.a is None or parting.b is None
+    rest = "one has ended" if ended else "run, session or signature"
+    say(f"{what}: entry {parting.seq}, {', '.join(parting.differs) or rest}")
     for letter, m in (("A", parting.a), ("B", parting.b)):
         text = "ended" if m is None else f"{m.phase}: {m.sender} to {m.recipient}, {m.kind}"
         size = "" if m is None else f", {m.bytes} bytes"

@@ -158,6 +158,16 @@ def test_two_runs_part_where_a_client_dropped_out(plain_run: Path, tmp_path: Pat
     assert found.bytes == found.course  # the same seeds until then
 
 
+def test_runs_of_equal_course_part_by_their_ids(
+    plain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_good_run(tmp_path / "other", plain=True, count=5, run_id="run-2")
+    assert main(["diff", str(plain_run), str(other)]) == 0
+    told = capsys.readouterr().out
+    assert "first other bytes: entry 0, run, session or signature" in told
+    assert "first other course of events: none" in told
+
+
 def test_the_page_holds_the_report_and_loads_nothing(plain_run: Path, tmp_path: Path) -> None:
     """How it looks and behaves is for `make report-check`."""
     page = tmp_path / "report.html"
