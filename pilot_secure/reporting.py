@@ -287,9 +287,7 @@ def _worst_lines(aggregations: list[dict[str, Any]]) -> list[str]:
             if place not in worst or view["leverage"] > worst[place][1]["leverage"]:
                 worst[place] = aggregation, view
     lines = [
-        f"leakage: {', '.join(view['viewer'])}: {view['sums']} sums of {vector} of rank "
-        f"{view['rank']}, of {view['victim']} leverage {view['leverage']:.2f} "
-        f"(round {aggregation['round']}, stage {aggregation['stage']})"
+        _worst_line(vector, aggregation, view)
         for (_size, vector), (aggregation, view) in sorted(worst.items())
     ]
     left_out = max((entry["coalitions_left_out"] for entry in aggregations), default=0)
@@ -299,3 +297,14 @@ def _worst_lines(aggregations: list[dict[str, Any]]) -> list[str]:
             "see is not told here"
         )
     return lines
+
+
+def _worst_line(vector: str, aggregation: dict[str, Any], view: dict[str, Any]) -> str:
+    viewer = f"leakage: {', '.join(view['viewer'])} saw"
+    if not view["sums"]:
+        return f"{viewer} no sum of {vector}"
+    return (
+        f"{viewer} {view['sums']} sums of {vector} of rank {view['rank']}: leverage "
+        f"{view['leverage']:.2f} of {view['victim']}, the most exposed (round "
+        f"{aggregation['round']}, stage {aggregation['stage']})"
+    )
