@@ -25,7 +25,8 @@ from pilot_secure.run_folder import RunFolder
 from pilot_secure.simulate import main, simulate
 from pilot_secure.simulation import prepare
 from pilot_secure.transcript import chained, read_heads, read_transcript
-from protocols.identity import KEY_HOLDER
+from protocols.identity import KEY_HOLDER, SERVER
+from protocols.parts import cut
 
 CLEAR = {"security": {"secure_agg": False}}
 TWO_ROUNDS = {"federation": {"rounds": 2}}
@@ -43,8 +44,10 @@ def quiet() -> Console:
 class Killer:
     """Kills the process at one client's phase: before it, before its reply is kept, or after."""
 
-    def __init__(self, phase: str, client: str, when: str, round_number: int = 1) -> None:
-        self._point = (phase, client, round_number)
+    def __init__(
+        self, phase: str, client: str, when: str, round_number: int = 1, part: int = 0
+    ) -> None:
+        self._point = (phase, client, round_number, part)
         self._when = when
 
     def arm(self) -> None:
@@ -54,7 +57,7 @@ class Killer:
 
         def watched(client: KeptClient, phase: Any, request: bytes) -> bytes:
             nonlocal due
-            due = (phase.name, client._client.name, phase.round) == killer._point
+            due = (phase.name, client._client.name, phase.round, phase.part) == killer._point
             if due and killer._when == "before":
                 os.kill(os.getpid(), signal.SIGKILL)
             return handle(client, phase, request)
@@ -208,6 +211,44 @@ def test_a_killed_aggregation_starts_afresh_or_is_brought_to_its_end(
     audited = verify(Bundle.open(path))
     assert [r.id for r in audited.results if r.verdict is Verdict.FAIL] == []
     assert audited.exit_code == 0
+    replay = {"federation": {"replay_selection": path}}
+    assert adapters(path) == adapters(run_tiny(SIX, CLEAR, replay).path)
+
+
+@pytest.mark.parametrize(
+    ("phase", "client", "part", "attempts"),
+    [("masked_input", "client-01", 1, 2), ("deliver", "client-04", 1, 1)],
+)
+def test_what_is_killed_between_parts_begins_them_again(
+    phase: str,
+    client: str,
+    part: int,
+    attempts: int,
+    tiny_base: Path,
+    tmp_path: Path,
+    run_tiny: Callable[..., FinishedRun],
+) -> None:
+    """An upload with new keys, in a new attempt; a delivery from its first part on."""
+    path = tmp_path / "run"
+    in_parts = {"security": {"part_bytes": 2048}}
+    killed(settings_of(tiny_base, in_parts), path, Killer(phase, client, "before", part=part))
+    run = go_on(path)
+    check_record(path)
+    (report,) = run.simulation.server.events.reports
+    assert report.parameters.attempt == attempts - 1 and report.aborted is None
+    assert len(report.receipts) == 6 and run.simulation.server.events.refusals == []
+    sent = [
+        record.sha256
+        for record in read_transcript(path)
+        if (record.phase, record.sender) == (phase, client)
+        and record.session == report.session.hex()
+    ]
+    parameters = report.parameters
+    delivered = [spec for spec in parameters.sums if spec.recipient in (SERVER, client)]
+    sums = delivered if phase == "deliver" else parameters.sums_of(client)
+    parts = cut(parameters, [spec.id for spec in sums])
+    assert len(sent) == len(set(sent)) == len(parts) > 2, "each part once, of what was opened"
+    assert verify(Bundle.open(path)).exit_code == 0
     replay = {"federation": {"replay_selection": path}}
     assert adapters(path) == adapters(run_tiny(SIX, CLEAR, replay).path)
 
