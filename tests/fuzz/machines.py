@@ -64,12 +64,21 @@ TARGETS = (
     ("key_holder", "distance_upload", CLIENT),
     ("key_holder", "distance_release", KEY_HOLDER),
     ("key_holder", "select", CLIENT),
+    ("parts", "masked_input", CLIENT),
+    ("parts", "deliver", CLIENT),
 )
 """(trust, phase, party): what the party is asked in the phase, and what it replies."""
 
 
 def ready(trust: str, phase: str) -> Federation:
-    """An attempt with real distances and sealed sums that has come to this phase."""
+    """An attempt with real distances and sealed sums that has come to this phase.
+
+    With ``parts`` one without distances, in the middle of what goes in parts.
+    """
+    if trust == "parts":
+        federation = Federation(count=4, plain=True, options={"part_bytes": 300}).run(until=phase)
+        federation.exchange()
+        return federation
     options = {"num_neighbours": 3, **(KEY_HOLDER_TRUST if trust == "key_holder" else {})}
     return Federation(count=4, num_tasks=1, options=options).run(until=phase)
 
