@@ -53,7 +53,12 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize(
-    "method", [{}, {"method": "fedprox"}, {"method": "feddpa"}], ids=lambda m: m.get("method")
+    "method",
+    [
+        pytest.param({}, id="pilot"),
+        pytest.param({"method": "fedprox"}, id="fedprox", marks=pytest.mark.slow),
+        pytest.param({"method": "feddpa"}, id="feddpa", marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_train_what_one_does(
     method: dict[str, str], tiny_base: Path, tmp_path: Path, run_tiny: Callable[..., FinishedRun]

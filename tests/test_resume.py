@@ -171,11 +171,11 @@ def test_a_killed_run_ends_as_one_that_was_not(
         ("select", "client-02", "before", 2, "peer"),
         ("select", "client-02", "before", 2, "key_holder"),
         ("consistency", "client-04", "after", 2, "peer"),
-        ("unmask", "client-01", "before", 1, "peer"),
+        pytest.param("unmask", "client-01", "before", 1, "peer", marks=pytest.mark.slow),
         ("unmask", "client-03", "between", 1, "peer"),
         pytest.param("unmask", "client-03", "between", 1, "key_holder", marks=pytest.mark.slow),
         ("unmask", "client-06", "after", 1, "peer"),
-        ("deliver", "client-02", "after", 1, "peer"),
+        pytest.param("deliver", "client-02", "after", 1, "peer", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_aggregation_starts_afresh_or_is_brought_to_its_end(
