@@ -30,12 +30,17 @@ _RELATIVE_RANK = 1e-4
 
 @dataclass(frozen=True)
 class Inversion:
-    """How many of the true images are among as many best candidates, and what chance would get."""
+    """How many of the true images are among as many best candidates, and what chance would get.
+
+    ``found`` and ``chance`` are shares of the true images, [0, 1]; ``p_value`` is the probability
+    that as many guesses made blindly, over all trials, find at least as many images.
+    """
 
     batch_size: int
     clients: int
     found: float
     chance: float
+    p_value: float
 
 
 def connector_gradient(
@@ -93,16 +98,36 @@ def invert(
     The candidates are all images of ``samples``, each image once; batches are drawn from them.
     """
     features = samples.features[:].double().numpy()
-    hits = chance = 0.0
+    images = batch_size * clients
+    hits = 0
     for _ in range(trials):
-        drawn = generator.permutation(len(samples))[: batch_size * clients]
+        drawn = generator.permutation(len(samples))[:images]
         batches = drawn.reshape(clients, batch_size)
         total = sum(
             connector_gradient(worker, samples, list(rows), noise_multiplier=noise_multiplier)
             for rows in batches
         )
         order = rank_candidates(np.asarray(total), features)
-        guessed = set(order[: len(drawn)])
-        hits += len(guessed & set(drawn.tolist())) / len(drawn)
-        chance += len(drawn) / len(samples)
-    return Inversion(batch_size, clients, hits / trials, chance / trials)
+        hits += len(set(order[:images]) & set(drawn.tolist()))
+    return Inversion(
+        batch_size,
+        clients,
+        found=hits / (images * trials),
+        chance=images / len(samples),
+        p_value=p_value_of_hits(hits, images=images, candidates=len(samples), trials=trials),
+    )
+
+
+def p_value_of_hits(hits: int, *, images: int, candidates: int, trials: int) -> float:
+    """The probability that blind guesses hit at least ``hits`` times over all trials.
+
+    In a trial ``images`` distinct guesses among ``candidates`` hit a hypergeometric number of
+    the ``images`` true ones; trials are independent.
+    """
+    from scipy.stats import hypergeom
+
+    one = hypergeom.pmf(np.arange(images + 1), candidates, images, images)
+    total = np.ones(1)
+    for _ in range(trials):
+        total = np.convolve(total, one)
+    return float(total[hits:].sum())

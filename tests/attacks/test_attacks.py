@@ -265,6 +265,17 @@ def test_a_connectors_update_gives_its_images_away_unless_noised() -> None:
     assert not any(f.worked for setting, f in found.items() if "noised" in setting)
 
 
+def test_hits_by_chance_have_the_probability_of_blind_guesses() -> None:
+    from pilot_secure.attacks.inversion import p_value_of_hits
+
+    assert p_value_of_hits(0, images=3, candidates=64, trials=2) == pytest.approx(1)
+    assert p_value_of_hits(2, images=1, candidates=64, trials=2) == pytest.approx(64**-2)
+    drawn = np.random.default_rng(0).hypergeometric(4, 12, 4, size=(100_000, 3)).sum(1)
+    assert p_value_of_hits(6, images=4, candidates=16, trials=3) == pytest.approx(
+        (drawn >= 6).mean(), rel=0.1
+    )
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_attack_on_made_up_updates_tells_off_from_on(seed: int) -> None:
     from pilot_secure.attacks.findings import (
