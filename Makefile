@@ -95,10 +95,10 @@ flower-transport: build/flower/.installed  ## what a phase costs by Flower (5 mi
 	$(FLOWER) -m benchmarks.flower_transport $(ARGS)
 
 bench-secure: install build/flower/.installed  ## measure secure aggregation (20 minutes, one core)
-	OMP_NUM_THREADS=1 PYTHONPATH=. build/flower/bin/python benchmarks/masking_against_flower.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/price_of_protection.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large_vector.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/many_clients.py
+	OMP_NUM_THREADS=1 build/flower/bin/python -m benchmarks.masking_against_flower
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.price_of_protection
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.large_vector
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.many_clients
 
 clean:  ## remove the virtual environment and build outputs (never runs/)
 	rm -rf $(VENV) dist build

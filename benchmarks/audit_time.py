@@ -1,6 +1,6 @@
 """How long does it take to verify a run, beside the run itself?
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/audit_time.py [RUN]
+    OMP_NUM_THREADS=1 python -m benchmarks.audit_time [RUN]
 
 Verifies a finished run with payloads, several times: seconds, the share of the run's own wall
 time, megabytes of payloads a second, and peak memory of a process that does nothing else. Without

@@ -11,8 +11,8 @@ Tables, one thread, CPU seconds:
 4. Where parallelism helps: a server's pairs, by threads and by the worker processes that a run
    uses, for cohorts of several sizes; wall seconds, and CPU seconds of all processes.
 
-    python benchmarks/distance_cost.py
-    python benchmarks/distance_cost.py --length 1000000 --plot growth.png
+    python -m benchmarks.distance_cost
+    python -m benchmarks.distance_cost --length 1000000 --plot growth.png
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ All 36 squared distances of nine vectors of 100 000 numbers, exact (no sketch), 
 seconds. The plain way: CKKSVector subtract, square, sum at N = 8192, [60, 40, 40, 60]. Printed are
 seconds and bytes of each side, ratios, and relative errors before and after flooding.
 
-    python benchmarks/distances_against_tenseal.py
-    python benchmarks/distances_against_tenseal.py --clients 4 --length 20000
+    python -m benchmarks.distances_against_tenseal
+    python -m benchmarks.distances_against_tenseal --clients 4 --length 20000
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Does the auditor cry wolf? Twenty good runs by the command line, verified and replayed.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/false_alarms.py [--out runs/good] [--only 4]
+    OMP_NUM_THREADS=1 python -m benchmarks.false_alarms [--out runs/good] [--only 4]
 
 Both scenarios, both trust models, both neighbour visibilities, with and without drop-outs: sixteen
 runs of two rounds among six clients on an untrained model; then four with other rings and

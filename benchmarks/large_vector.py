@@ -7,7 +7,7 @@ server's sums lie on the disk, under ``--scratch``. To spare this machine nine r
 but the first vanish before the delivery; its sealed sum is compared with the sum of its neighbours'
 vectors. Peak memory is what comes on top of the idle interpreter and a client's own vectors.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/large_vector.py
+    OMP_NUM_THREADS=1 python -m benchmarks.large_vector
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
-from cohort import CLIP, MAX_SAMPLES, client_names, pilot_sums, update
 
+from benchmarks.cohort import CLIP, MAX_SAMPLES, client_names, pilot_sums, update
 from pilot_secure.federation.scratch import Scratch
 from protocols import (
     SERVER,

@@ -4,7 +4,7 @@ A plain sum of D coordinates over the k-regular graph (semi-honest), 5 % corrupt
 5 % dropping out before the masked input; degree and threshold from ``smallest_graph``. All parties
 in one process, one thread. ``--plot FILE`` draws the cost per client against K.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/many_clients.py --clients 1000
+    OMP_NUM_THREADS=1 python -m benchmarks.many_clients --clients 1000
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from cohort import Cohort, client_names, plain_sum, update
 
+from benchmarks.cohort import Cohort, client_names, plain_sum, update
 from protocols.graph import smallest_graph
 
 DROPPED = 0.05

@@ -7,7 +7,7 @@ check, clip, encode, nine masks, pack; and the server's: unpack, add, reconstruc
 decode. Flower needs an environment of its own:
 
     python -m venv /tmp/flower && /tmp/flower/bin/pip install flwr -r requirements-protocols.txt
-    OMP_NUM_THREADS=1 PYTHONPATH=. /tmp/flower/bin/python benchmarks/masking_against_flower.py
+    OMP_NUM_THREADS=1 build/flower/bin/python -m benchmarks.masking_against_flower
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from cohort import CLIP, MAX_SAMPLES, median_seconds, update
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from benchmarks.cohort import CLIP, MAX_SAMPLES, median_seconds, update
 from protocols import Entropy, shares
 from protocols.accumulators import Accumulator
 from protocols.client_states import MaskedTerm

@@ -9,7 +9,7 @@ every vector: 1). With visible lists the server sees the graph as well. Then: by
 one plain sum, control bytes by phase, and the expansion against the formula of Bonawitz et al.
 2017.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/price_of_protection.py --lengths 1e6
+    OMP_NUM_THREADS=1 python -m benchmarks.price_of_protection --lengths 1e6
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import math
 import time
 
 import numpy as np
-from cohort import CLIP, Cohort, client_names, pilot_sums, plain_sum, update
 
+from benchmarks.cohort import CLIP, Cohort, client_names, pilot_sums, plain_sum, update
 from protocols.leakage import leakage_report
 from protocols.reference import aggregate
 

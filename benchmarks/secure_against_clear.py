@@ -5,8 +5,8 @@ with its own selection), in processes of their own. Printed are, per task and in
 score before, after local training and after the last aggregation, and the paired difference
 secure - clear with its 95 % confidence interval over seeds; then wall seconds and their ratio.
 
-    python benchmarks/secure_against_clear.py --seeds 5
-    python benchmarks/secure_against_clear.py --seeds 3 --config configs/general-vqa.yaml
+    python -m benchmarks.secure_against_clear --seeds 5
+    python -m benchmarks.secure_against_clear --seeds 3 --config configs/general-vqa.yaml
 """
 
 from __future__ import annotations

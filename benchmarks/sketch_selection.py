@@ -9,8 +9,8 @@ folder (a run with `--method local` has adapters that were never averaged).
 The second table is about the weights: how much bounding s/d below by 1/4 changes them, and the
 leverage of one neighbour in the sum that a coalition of two clients sees.
 
-    python benchmarks/sketch_selection.py
-    python benchmarks/sketch_selection.py --runs runs/first runs/second --neighbours 6 2
+    python -m benchmarks.sketch_selection
+    python -m benchmarks.sketch_selection --runs runs/first runs/second --neighbours 6 2
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What does the transcript cost, beside the protocol that it records?
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/transcript_cost.py [--lengths 5e4 1e6]
+    OMP_NUM_THREADS=1 python -m benchmarks.transcript_cost [--lengths 5e4 1e6]
 
 Whole Pilot aggregations of nine clients in one process (three task sums, nine sealed sums of D
 coordinates each, distances on a sketch of 4096; no training), three ways in turn: without a
@@ -21,8 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cohort import Cohort, client_names, pilot_sums
-
+from benchmarks.cohort import Cohort, client_names, pilot_sums
 from pilot_secure.engines import PhaseKey, Transport
 from pilot_secure.federation.recording import RecordedTransport
 from pilot_secure.transcript import TranscriptWriter

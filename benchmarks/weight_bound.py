@@ -8,8 +8,8 @@ Each seed is run under secure aggregation with the bound and without it, on the 
 are the smallest s/d among chosen neighbours, the scores after the last aggregation of the twins and
 of all clients, and the leverage of the most exposed client in what one other client sees.
 
-    python benchmarks/weight_bound.py --seeds 3
-    python benchmarks/weight_bound.py --seeds 2 --quick
+    python -m benchmarks.weight_bound --seeds 3
+    python -m benchmarks.weight_bound --seeds 2 --quick
 """
 
 from __future__ import annotations

@@ -136,9 +136,9 @@ def uninterrupted(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     [
         ("evaluate", "client-02", "before", 0),
         ("train", "client-03", "between", 1),
-        ("train", "client-06", "after", 2),
-        ("clear_update", "client-03", "after", 1),
-        ("clear_deliver", "client-02", "after", 1),
+        pytest.param("train", "client-06", "after", 2, marks=pytest.mark.slow),
+        pytest.param("clear_update", "client-03", "after", 1, marks=pytest.mark.slow),
+        pytest.param("clear_deliver", "client-02", "after", 1, marks=pytest.mark.slow),
         ("clear_deliver", "client-06", "between", 2),
     ],
 )
@@ -168,13 +168,13 @@ def test_a_killed_run_ends_as_one_that_was_not(
 @pytest.mark.parametrize(
     ("phase", "client", "when", "attempts", "trust"),
     [
-        ("select", "client-02", "before", 2, "peer"),
+        pytest.param("select", "client-02", "before", 2, "peer", marks=pytest.mark.slow),
         ("select", "client-02", "before", 2, "key_holder"),
-        ("consistency", "client-04", "after", 2, "peer"),
+        pytest.param("consistency", "client-04", "after", 2, "peer", marks=pytest.mark.slow),
         pytest.param("unmask", "client-01", "before", 1, "peer", marks=pytest.mark.slow),
         ("unmask", "client-03", "between", 1, "peer"),
         pytest.param("unmask", "client-03", "between", 1, "key_holder", marks=pytest.mark.slow),
-        ("unmask", "client-06", "after", 1, "peer"),
+        pytest.param("unmask", "client-06", "after", 1, "peer", marks=pytest.mark.slow),
         pytest.param("deliver", "client-02", "after", 1, "peer", marks=pytest.mark.slow),
     ],
 )
@@ -217,7 +217,10 @@ def test_a_killed_aggregation_starts_afresh_or_is_brought_to_its_end(
 
 @pytest.mark.parametrize(
     ("phase", "client", "part", "attempts"),
-    [("masked_input", "client-01", 1, 2), ("deliver", "client-04", 1, 1)],
+    [
+        ("masked_input", "client-01", 1, 2),
+        pytest.param("deliver", "client-04", 1, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_killed_between_parts_begins_them_again(
     phase: str,
@@ -253,6 +256,7 @@ def test_what_is_killed_between_parts_begins_them_again(
     assert adapters(path) == adapters(run_tiny(SIX, CLEAR, replay).path)
 
 
+@pytest.mark.slow
 def test_clients_in_processes_go_on_too(
     uninterrupted: Path, tiny_base: Path, tmp_path: Path
 ) -> None:

@@ -72,7 +72,14 @@ def ended(settings: dict[str, Any], path: Path, killer: Killer) -> Ledger:
     return ledger
 
 
-@pytest.mark.parametrize("when", ["before", "between", "after"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param("before", marks=pytest.mark.slow),
+        "between",
+        pytest.param("after", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_private_training_is_counted_as_often_as_it_was_noised(
     when: str, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -87,7 +94,7 @@ def test_a_killed_private_training_is_counted_as_often_as_it_was_noised(
         assert entry.epsilon is not None
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("shared", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_killed_upload_leaves_with_the_noise_that_it_was_given(
     shared: bool, tiny_base: Path, tmp_path: Path
 ) -> None:
