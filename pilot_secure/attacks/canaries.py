@@ -29,6 +29,7 @@ from pilot_secure.privacy import (
 from pilot_secure.privacy.client_level import noised
 from pilot_secure.privacy.concentrated import remaining_terms
 from pilot_secure.privacy.dp_sgd import PrivateUpdate
+from pilot_secure.privacy.events import summed_noise
 from pilot_secure.privacy.noise import ProtectiveNoise
 from pilot_secure.privacy.planning import ExampleNoise
 from protocols import Entropy
@@ -145,6 +146,38 @@ def shared_scores(
     return scores
 
 
+def barest_parts(
+    client: str,
+    local: Sequence[LocalNoise],
+    sums: Sequence[SharedNoise],
+    max_colluders: int,
+) -> tuple[list[LocalNoise], list[SharedNoise]]:
+    """Of each update whose parts leave under noises of their own, the part with the least noise.
+
+    An update is clipped as a whole: a canary that had the largest norm in several parts would be
+    larger than any client may be, and its bound none. So it has all of its norm in one.
+    """
+    parts: dict[tuple[int, int], dict[str, list[SharedNoise]]] = {}
+    for release in sums:
+        if client in release.weights:
+            vectors = parts.setdefault((release.round, release.stage), {})
+            vectors.setdefault(release.vector, []).append(release)
+    kept = [release for release in local if (release.round, release.stage) not in parts]
+    in_sums: list[SharedNoise] = []
+    for place, vectors in parts.items():
+        own = [release for release in local if (release.round, release.stage) == place]
+        rhos = {
+            name: sum(summed_noise(client, r, max_colluders).of_clipping() for r in releases)
+            for name, releases in vectors.items()
+        }
+        barest = max(rhos, key=lambda name: rhos[name])
+        if sum(r.uploads / r.noise_multiplier**2 for r in own) / 2 > rhos[barest]:
+            kept += own
+        else:
+            in_sums += vectors[barest]
+    return kept, in_sums
+
+
 def audit_client(
     entry: ClientLedger,
     *,
@@ -168,6 +201,7 @@ def audit_client(
     if sgd:
         scores = dp_sgd_scores(sgd, included, weakened=weakened, mode=mode)
     else:
+        local, sums = barest_parts(entry.client, local, sums, max_colluders)
         scores = client_scores(local, included, weakened=weakened)
         scores += shared_scores(
             sums, entry.client, included, max_colluders=max_colluders, weakened=weakened

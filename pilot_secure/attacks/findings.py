@@ -22,7 +22,15 @@ from pilot_secure.attacks.one_run import DELTA, Audit
 from pilot_secure.attacks.simulated import SimulatedUpdates
 from pilot_secure.errors import RunFolderError
 from pilot_secure.files import told_in_a_sentence
-from pilot_secure.privacy import ClientLedger, DpSgd, LedgerError, claim, parse_ledger
+from pilot_secure.privacy import (
+    ClientLedger,
+    DpSgd,
+    Ledger,
+    LedgerError,
+    claim,
+    parse_ledger,
+    understated,
+)
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.summary import SelectionRecord
 from protocols.identity import SERVER
@@ -39,7 +47,8 @@ _INVERTED = ((1, 1), (1, 8), (3, 1), (3, 4))  # clients, images a batch
 class Finding:
     """What one attack reached in one setting: ``value`` of ``measure``, beside chance.
 
-    ``worked`` says whether it learned what protection is to hide.
+    ``worked`` says whether it learned what protection is to hide, ``refutes`` whether that
+    contradicts a claimed epsilon.
     """
 
     attack: str
@@ -48,6 +57,7 @@ class Finding:
     value: float
     chance: float | None
     worked: bool
+    refutes: bool = False
 
 
 def linear_findings(generator: np.random.Generator) -> Iterator[Finding]:
@@ -78,7 +88,8 @@ def audit_finding(attack: str, setting: str, found: Audit) -> Finding:
         f", ceiling {found.ceiling:.2f}, AUC {found.auc:.3f}, TPR at 1 % FPR "
         f"{found.tpr_at_1_percent_fpr:.3f}: {found.verdict}"
     )
-    return Finding(attack, setting, measure, found.lower_bound, None, worked=not found.passed)
+    failed = not found.passed
+    return Finding(attack, setting, measure, found.lower_bound, None, failed, refutes=failed)
 
 
 def canary_findings() -> Iterator[Finding]:
@@ -164,7 +175,8 @@ def inversion_findings(
 
 
 def run_findings(path: Path) -> Iterator[Finding]:
-    """Attacks on what a run folder says: canaries by its ledger, tasks by its clients' distances.
+    """Attacks on what a run folder says: its ledger's claims recomputed and audited by canaries,
+    tasks guessed from its clients' distances.
 
     Raises: RunFolderError if it lacks a ledger.
     """
@@ -177,6 +189,7 @@ def run_findings(path: Path) -> Iterator[Finding]:
         ledger = parse_ledger(content)
     except LedgerError as error:
         raise RunFolderError(f"{place}: {error}.") from None
+    yield from _understated_claims(ledger)
     shown = set()
     for client, found in audit_ledger(ledger).items():
         if id(found) not in shown:
@@ -195,6 +208,12 @@ def run_findings(path: Path) -> Iterator[Finding]:
         yield Finding(
             "task from distances", setting, "task mates found", value, chance, value > chance + 0.15
         )
+
+
+def _understated_claims(ledger: Ledger) -> Iterator[Finding]:
+    for client, (claimed, found) in understated(ledger).items():
+        measure = f"epsilon of its releases at delta {ledger.delta:g}, claimed {claimed:.2f}: FAIL"
+        yield Finding("ledger", client, measure, found, None, worked=True, refutes=True)
 
 
 def _last_selections(folder: RunFolder) -> dict[tuple[int, int], dict[str, dict[str, float]]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 Unit = Literal["example", "client"]
 Adjacency = Literal["zero_out", "replace_one"]
@@ -130,8 +130,16 @@ class Ledger(_Record):
     max_colluders: Annotated[int, Field(ge=0)] = 0
     accountant: Literal["pld", "zcdp"] = "pld"
     noise: Distribution = "floating_point_gaussian"
-    clients: tuple[ClientLedger, ...]
+    clients: Annotated[tuple[ClientLedger, ...], Field(min_length=1)]
     caveats: tuple[str, ...] = ()
+
+    @field_validator("clients")
+    @classmethod
+    def _each_once(cls, clients: tuple[ClientLedger, ...]) -> tuple[ClientLedger, ...]:
+        names = [entry.client for entry in clients]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{twice[0]} is there twice: expected every client once")
+        return clients
 
     def to_json(self) -> bytes:
         """UTF-8 JSON, indented, ending in a line break."""

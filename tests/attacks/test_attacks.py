@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import FinishedRun
 
-from pilot_secure.attacks.canaries import audit_client, audit_ledger
+from pilot_secure.attacks.canaries import audit_client, audit_ledger, barest_parts
 from pilot_secure.attacks.distances import (
     cosine,
     pairwise,
@@ -193,6 +194,36 @@ def test_noise_six_times_too_small_is_caught_in_a_sum_with_shared_noise() -> Non
     assert (sound.verdict, broken.verdict) == ("PASS", "FAIL")
 
 
+def summed(vector: str, deviation: float, round_number: int = 1) -> SharedNoise:
+    """A sum of three, of whom two add noise that amounts to ``deviation`` times the clip."""
+    return SharedNoise(
+        round=round_number, stage=1, sum=vector, vector=vector, steps_per_unit=20_000.0,
+        noise_steps=round(20_000 * deviation / math.sqrt(2)), clipping_norm=1.0, coordinates=1,
+        weights=dict.fromkeys("abc", 1.0),
+    )  # fmt: skip
+
+
+def test_a_canary_spends_the_clipping_norm_of_an_update_once() -> None:
+    """Text adapters under own noise, connectors under shared: no client has both at full norm."""
+    own = LocalNoise(
+        round=1, stage=1, noise_multiplier=1.5, clipping_norm=1.0, uploads=1, without=("v", "w")
+    )
+    assert barest_parts("a", [own], [summed("v", 2.0), summed("w", 3.0)], 1) == ([own], [])
+    barest = summed("w", 1.0)
+    assert barest_parts("a", [own], [summed("v", 2.0), barest], 1) == ([], [barest])
+    elsewhere = own.model_copy(update={"round": 2})
+    assert barest_parts("a", [elsewhere], [barest], 1) == ([elsewhere], [barest])
+    assert barest_parts("z", [own], [barest], 1) == ([own], [])  # in no sum
+
+    releases: list[LocalNoise | SharedNoise] = []
+    for number in (1, 2, 3):
+        releases += [own.model_copy(update={"round": number}), summed("v", 1.5, number)]
+    entry = ClientLedger(client="a", task="t", num_examples=64, releases=tuple(releases))
+    found = audit_client(entry, claimed=10.0, max_colluders=1)
+    one_part = 0.5 * math.erfc(-math.sqrt(3) / 1.5 / 2)  # the AUC of mu = sqrt(3) / 1.5
+    assert found.auc == pytest.approx(one_part, abs=0.04)  # with both: 0.08 above it
+
+
 def test_without_noise_to_speak_of_every_canary_is_found() -> None:
     found = audit_client(sgd_entry(0.05), claimed=1.0)
     assert found.auc > 0.999 and found.tpr_at_1_percent_fpr > 0.99
@@ -310,3 +341,20 @@ def test_the_command_attacks_a_run(
     assert "no claim" in printed and "task mates found" in printed
     assert main([str(tmp_path)]) == 2
     assert "expected a run folder" in capsys.readouterr().err
+
+
+def test_a_claim_below_what_its_releases_amount_to_is_refuted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], secure_run: FinishedRun
+) -> None:
+    from pilot_secure.attacks.__main__ import main
+
+    path = tmp_path / "run"
+    shutil.copytree(secure_run.path, path)
+    entry = sgd_entry(6.0)
+    made = with_claims(Ledger(unit="example", adjacency="zero_out", delta=0.01, clients=(entry,)))
+    (path / "ledger.json").write_bytes(made.to_json())
+    assert main([str(path)]) == 0
+    edited = made.model_copy(update={"clients": (entry.model_copy(update={"epsilon": 0.1}),)})
+    (path / "ledger.json").write_bytes(edited.to_json())
+    assert main([str(path)]) == 1
+    assert "claimed 0.10: FAIL" in " ".join(capsys.readouterr().out.split())

@@ -400,6 +400,18 @@ def test_the_coarse_grid_of_the_calibration_only_errs_upwards() -> None:
     assert 0 <= coarse - pld_epsilon(found, DELTA, "zero_out") < 1e-2
 
 
+def test_a_client_told_of_twice_is_no_ledger() -> None:
+    """Else an empty second entry would stand for the first, and hide what that one claims."""
+    written = ledger(*run_of(sgd, 3))
+    entry = written.clients[0]
+    forged = [entry.model_copy(update={"epsilon": 0.1}), ClientLedger(
+        client="a", task="t", num_examples=64, epsilon=0.0)]  # fmt: skip
+    for clients, message in ((forged, "clients: .* a is there twice"), ([], "clients: .*at least")):
+        content = written.model_copy(update={"clients": tuple(clients)}).to_json()
+        with pytest.raises(LedgerError, match=message):
+            parse_ledger(content)
+
+
 @pytest.mark.parametrize("content", [b"{", b"{}", b'{"unit": "household"}'])
 def test_what_is_no_ledger_is_refused(content: bytes) -> None:
     with pytest.raises(LedgerError, match="no valid ledger"):
