@@ -12,14 +12,14 @@ exchange to warm up. An engine that is not installed is left out, and that is sa
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from importlib.util import find_spec
 
-from benchmarks.echo import Echo, Figures, Plan, build_echo, timed
+from benchmarks.echo import SMALL_BYTES, Echo, Figures, Plan, build_echo, timed
 from pilot_secure.engines import InProcessTransport, ProcessesTransport
 
-FLOWER_REPEATS = {"repeats": 5, "large_repeats": 2}
+FLOWER_REPEATS = 5
 """A phase of Flower's takes seconds."""
 
 
@@ -66,9 +66,12 @@ def _ray(plan: Plan) -> Figures:
 
 
 def _flower(plan: Plan) -> Figures:
-    from benchmarks.echo_by_flower import measured_by_flower
+    from benchmarks.flower_transport import measure
 
-    return measured_by_flower(replace(plan, **FLOWER_REPEATS))
+    sizes = [SMALL_BYTES, plan.large_bytes]
+    started, seconds = measure(plan.clients, sizes, repeats=FLOWER_REPEATS)
+    small, large = (statistics.median(seconds[size]) for size in sizes)
+    return Figures(small, 2 * plan.large_bytes * plan.clients / large, started)
 
 
 ENGINES: Mapping[str, Callable[[Plan], Figures]] = {

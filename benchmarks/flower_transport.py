@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -24,8 +25,8 @@ from pilot_secure.flower.loopback import deployed
 APP = Path(__file__).parent / "flower_echo"
 
 
-def measure(clients: int, sizes: list[int], repeats: int) -> dict[int, list[float]]:
-    """Return the seconds of each repeat of a phase, by the bytes of a frame."""
+def measure(clients: int, sizes: list[int], repeats: int) -> tuple[float, dict[int, list[float]]]:
+    """Return the seconds until all stands, and those of each repeat of a phase by frame size."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         names = [f"client-{number:02d}" for number in range(1, clients + 1)]
@@ -33,16 +34,17 @@ def measure(clients: int, sizes: list[int], repeats: int) -> dict[int, list[floa
             (place / "parties" / name).mkdir(parents=True)
         make_credentials(place / "credentials", names)
         found = place / "found.json"
+        begun = time.perf_counter()
         with deployed(place, Console(stderr=True)) as deployment:
+            started = time.perf_counter() - begun
             words = " ".join(map(str, sizes))
             deployment.run_app(
                 APP, {"nodes": clients, "sizes": words, "repeats": repeats, "out": str(found)}
             )
         if not found.exists():
             raise SystemExit(deployment.log("run").read_text())
-        return {
-            int(size): times for size, times in json.loads(found.read_text())["seconds"].items()
-        }
+        seconds = json.loads(found.read_text())["seconds"]
+        return started, {int(size): times for size, times in seconds.items()}
 
 
 def main() -> None:
@@ -52,7 +54,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1 << 10, 1 << 20, 1 << 24])
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    seconds = measure(options.clients, options.sizes, options.repeats)
+    started, seconds = measure(options.clients, options.sizes, options.repeats)
+    print(f"deployed in {started:.1f} s")
     print(f"{'bytes a client':>15} {'ms a phase':>11} {'MB/s':>8}")
     for size, times in seconds.items():
         middle = statistics.median(times)

@@ -13,7 +13,8 @@ from pilot_secure.engines.flower import FlowerTransport, await_nodes, pack, unpa
 
 TIMEOUT_S = 600.0
 
-client, server = ClientApp(), ServerApp()
+client = ClientApp()
+server = ServerApp()  # each on its own line: Flower looks for them in the source
 
 
 @client.query()
