@@ -8,7 +8,8 @@ SEAL does not treat its input as hostile, and its binding reads and writes paths
   controls are values below the primes, nothing else.
 - The uniform half ``a`` of a public key or of an upload is always expanded by SEAL's own
   generator from a hash of a seed: there is no way to state it.
-- The binding can write compressed streams only, so residues leave SEAL one by one.
+- Residues leave SEAL in its own compressed stream, written to an in-memory file: one call an
+  object, where the binding's element access is a call a residue.
 
 Get rings from :func:`protocols.ckks_check.ring_for`, which checks SEAL's layout before any use.
 Randomness of keys and encryption errors is SEAL's own, from the operating system.
@@ -35,7 +36,7 @@ from .residues import (
     subtract_modulo,
     sum_modulo,
 )
-from .seal_streams import HEADER, StreamFormat
+from .seal_streams import HEADER, StreamFormat, saved_residues
 
 _Result = TypeVar("_Result")
 
@@ -88,14 +89,26 @@ def _load(kind: Callable[[], Any], context: Any, stream: bytes) -> Any:
         os.close(descriptor)
 
 
-def _stream_format() -> StreamFormat:
-    """Magic, header length and version as this SEAL writes them."""
+def _saved(source: Any) -> bytes:
+    """The stream that SEAL writes of an object, through an in-memory file."""
     descriptor = _memory_file()
     try:
-        seal.Plaintext("1").save(f"/proc/self/fd/{descriptor}")
-        return StreamFormat(*HEADER.unpack(os.pread(descriptor, HEADER.size, 0))[:4])
+        _guarded(source.save, f"/proc/self/fd/{descriptor}")
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
     finally:
         os.close(descriptor)
+
+
+def _stream_format() -> StreamFormat:
+    """Magic, header length and version as this SEAL writes them."""
+    return StreamFormat(*HEADER.unpack(_saved(seal.Plaintext("1"))[: HEADER.size])[:4])
+
+
+def _num_residues(source: Any) -> int:
+    """How many residues a SEAL plaintext or ciphertext holds."""
+    if isinstance(source, seal.Plaintext):
+        return int(source.coeff_count())
+    return int(source.size() * source.coeff_modulus_size() * source.poly_modulus_degree())
 
 
 def _column(primes: tuple[int, ...]) -> Residues:
@@ -197,15 +210,21 @@ class Ring:
     def residues(
         self, source: Any, num_polynomials: int, num_primes: int, first: int = 0
     ) -> Residues:
-        """Read [num_polynomials, num_primes, N] residues out of a SEAL object, one by one.
+        """Read [num_polynomials, num_primes, N] residues out of a SEAL plaintext or ciphertext.
 
         ``first`` polynomials are passed over.
+
+        Raises:
+            BackendMismatch: SEAL wrote something else than such an object's stream.
         """
-        size = num_polynomials * num_primes * self.degree
-        start = first * num_primes * self.degree
-        indices = range(start, start + size)
-        flat: Residues = np.fromiter(map(source.__getitem__, indices), np.uint64, size)
-        return flat.reshape(num_polynomials, num_primes, self.degree)
+        try:
+            flat = saved_residues(_saved(source), _num_residues(source))
+        except ValueError as error:
+            raise BackendMismatch(f"SEAL wrote {error}") from error
+        wanted = flat.reshape(-1, num_primes, self.degree)[first : first + num_polynomials]
+        if len(wanted) != num_polynomials:
+            raise BackendMismatch(f"{len(wanted)} polynomials where there should be more")
+        return wanted.copy()
 
     # Arithmetic
 

@@ -1,6 +1,7 @@
 """SEAL's byte streams, written here so that SEAL parses nothing that anybody else has written.
 
-Every stream is uncompressed and of a length that follows from public parameters. Layout, all
+Every stream written here is uncompressed and of a length that follows from public parameters;
+those that SEAL writes never left this process, and are Zstandard behind the header. Layout, all
 little-endian, of the SEAL 4 that TenSEAL carries::
 
     header      = magic (u16) ‖ header size (u8) ‖ major (u8) ‖ minor (u8) ‖ compression (u8)
@@ -22,11 +23,13 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
+import zstandard
 
 from .residues import Residues
 
 HEADER = struct.Struct("<HBBBBHQ")
-UNCOMPRESSED = 0
+UNCOMPRESSED, ZSTANDARD = 0, 2
+MAX_STREAM = 1 << 26  # bytes: two polynomials of degree 2¹⁶ over many primes
 GENERATOR_BLAKE2XB = 1
 _SEED_LABEL = b"pilot-secure ckks uniform half v1"
 
@@ -36,6 +39,24 @@ def expand_seed(seed: bytes, domain: str, index: int) -> bytes:
     encoded = domain.encode()
     framing = struct.pack("<BQQ", len(encoded), index, len(seed))
     return hashlib.sha512(_SEED_LABEL + framing + encoded + seed).digest()
+
+
+def saved_residues(stream: bytes, count: int) -> Residues:
+    """The [count] residues of the array with which SEAL's own stream of an object ends.
+
+    Raises: ValueError if it is not such a stream.
+    """
+    *_, compression, _, length = HEADER.unpack(stream[: HEADER.size])
+    if compression != ZSTANDARD or length != len(stream):
+        raise ValueError(f"compression {compression} and a length of {length} bytes")
+    try:
+        body = zstandard.ZstdDecompressor().decompress(stream[HEADER.size :], MAX_STREAM)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"no Zstandard: {error}") from error
+    found = int.from_bytes(body[-8 * count - 8 : -8 * count], "little")
+    if found != count:
+        raise ValueError(f"{found} residues where it holds {count}")
+    return np.frombuffer(body[-8 * count :], "<u8").astype(np.uint64, copy=False)
 
 
 @dataclass(frozen=True)

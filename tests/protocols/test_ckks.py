@@ -32,6 +32,36 @@ def test_every_set_is_within_the_standard_and_accepted_by_seal(parameters: Param
     assert parameters.exact_error_bound < parameters.error_bound < 1e-4
 
 
+def test_residues_are_those_that_seal_holds() -> None:
+    ring = ring_for(PEER)
+    body = np.arange(2 * PEER.degree, dtype=np.uint64).reshape(2, PEER.degree)
+    both = ring.seeded_ciphertext(body, bytes(64))
+    held = np.array([both[index] for index in range(4 * PEER.degree)], np.uint64)
+    assert np.array_equal(ring.residues(both, 2, 2).ravel(), held)
+    assert np.array_equal(ring.residues(both, 1, 2, first=1).ravel(), held[2 * PEER.degree :])
+    with pytest.raises(BackendMismatch, match="1 polynomials"):
+        ring.residues(both, 2, 2, first=1)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(5, 0), (8, 0), (16, 255)], ids=["compression", "length", "content"]
+)
+def test_a_stream_that_seal_would_not_write_is_refused(
+    place: int, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring, write = ring_for(PEER), ckks._saved
+    plaintext = ring.encode(np.ones(PEER.degree // 2, np.complex128))
+
+    def changed(source: object) -> bytes:
+        stream = bytearray(write(source))
+        stream[place] = value
+        return bytes(stream)
+
+    monkeypatch.setattr(ckks, "_saved", changed)
+    with pytest.raises(BackendMismatch, match="SEAL wrote"):
+        ring.residues(plaintext, 1, 2)
+
+
 def test_codes_and_names_are_distinct() -> None:
     assert len({p.code for p in PARAMETER_SETS.values()}) == len(PARAMETER_SETS)
 
