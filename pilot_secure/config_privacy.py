@@ -56,7 +56,7 @@ class PrivacyConfig(Section):
     mode: Literal["hooks", "ghost"] = Field(
         "hooks",
         description="per-sample gradients kept (hooks), or their norms only (ghost: less memory, "
-        "a second backward pass)",
+        "a little slower)",
         json_schema_extra=_named("mode"),
     )
     distributed_noise: Literal["none", "connectors", "all"] = Field(

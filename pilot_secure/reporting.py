@@ -188,8 +188,8 @@ _LEGEND = (
     "others' vectors cover), and distances seen"
 )
 _NOISED_LEGEND = (
-    "mu of Gaussian DP under client-level noise, where a distance counts as the whole update; "
-    "epsilon at the run's delta"
+    "mu of Gaussian DP under client-level noise, where a distance, or a choice of neighbours that "
+    "is visible, counts as the whole update; epsilon at the run's delta"
 )
 
 

@@ -42,7 +42,8 @@ class View(BaseModel):
 
     ``leverage`` maps each client outside the coalition to 0..1; ``mu`` to its effective privacy
     where clients add noise (None: nothing limits it); ``num_distances`` counts the distances that
-    the viewer knows (its members' rows and the scales they are told), which the matrix leaves out.
+    the viewer knows (its members' rows and the scales they are told), which the matrix leaves out;
+    ``sees_selections`` says whether it knows which neighbours each client chose by them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +55,7 @@ class View(BaseModel):
     num_distances: int
     leverage: dict[str, float]
     mu: dict[str, float | None] = {}
+    sees_selections: bool = False
 
     @property
     def most_exposed(self) -> tuple[str, float]:
@@ -230,7 +232,9 @@ def leakage_report(
     for vector in sorted(parameters.vector_lengths):
         own = (noise_of_sums or {}).get(vector, noise)
         clients = sorted({name for row in rows if row.vector == vector for name in _members(row)})
-        views.append(view_of(vector, clients, (SERVER,), rows, own))
+        server = view_of(vector, clients, (SERVER,), rows, own)
+        ranks = vector == parameters.distance_vector and parameters.shows_selections
+        views.append(server.model_copy(update={"sees_selections": ranks}))
         for members in coalitions:
             view = view_of(vector, clients, members, rows, own)
             distances = 0

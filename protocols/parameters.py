@@ -282,6 +282,11 @@ class AggregationParameters(BaseModel):
         return any(spec.contributors == "selected" for spec in self.sums)
 
     @property
+    def shows_selections(self) -> bool:
+        """Whether the server learns which neighbours each client chose."""
+        return self.selects and self.neighbour_visibility == "visible"
+
+    @property
     def distances(self) -> Literal["none", "peer", "key_holder"]:
         """How distances are measured: not at all without selected sums."""
         return self.distance_trust if self.selects else "none"

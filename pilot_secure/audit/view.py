@@ -243,7 +243,9 @@ def _determined(
     for vector in sorted(p.vector_lengths):
         found = view_of(vector, p.cohort, viewer, rows, _noise_of(ledger))
         if vector == p.distance_vector:
-            found = found.model_copy(update={"num_distances": distances})
+            ranks = SERVER in viewer and p.shows_selections
+            told = {"num_distances": distances, "sees_selections": ranks}
+            found = found.model_copy(update=told)
         yield Determined(attempt=attempt.label, view=found)
 
 

@@ -1,31 +1,27 @@
 """DP-SGD on whatever a stage trains: Poisson batches, per-sample clipping, noise, one step.
 
-Per-sample gradients and clipping are Opacus's, in one of two ways: ``hooks`` keeps every sample's
-gradient, ``ghost`` computes norms only and takes a second backward pass (Li et al. 2022). Hooks
-are attached for one training and removed after it, since clients share the base model.
+Per-sample gradients are Opacus's, in one of two ways: ``hooks`` keeps every sample's gradient,
+``ghost`` computes norms only (Li et al. 2022); both in one backward pass
+(`pilot_secure.privacy.per_sample`). Hooks are attached for one training and removed after it, since
+clients share the base model.
 
 Source: Abadi et al. 2016, Algorithm 1.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, Self
 
 import torch
-from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping
 from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
-from opacus.utils.fast_gradient_clipping_utils import (
-    DPTensorFastGradientClipping as _ghost_clipped,
-)
 from torch import Tensor, nn
 
 from pilot_secure.errors import FederationError
 from pilot_secure.privacy.noise import ProtectiveNoise
+from pilot_secure.privacy.per_sample import GradientNorms, KeptGradients
 from pilot_secure.privacy.planning import ExampleNoise
 
 
@@ -78,7 +74,7 @@ class _HooksOptimizer(_KeyedNoise, DPOptimizer):  # type: ignore[misc]
 
 
 class _GhostOptimizer(_KeyedNoise, DPOptimizerFastGradientClipping):  # type: ignore[misc]
-    """Takes gradients that the second backward pass has clipped."""
+    """Takes sums of gradients that were clipped before."""
 
     def accumulate(self) -> None:
         """Take the gradients as they are: a step takes one batch."""
@@ -109,9 +105,7 @@ class PrivateUpdate:
         self._ghost = settings.mode == "ghost"
         self._watch = MovementWatch(self._root, self._trained)
         hooks, wrapper = (
-            (GradSampleHooksFastGradientClipping, _GhostOptimizer)
-            if self._ghost
-            else (GradSampleHooks, _HooksOptimizer)
+            (GradientNorms, _GhostOptimizer) if self._ghost else (KeptGradients, _HooksOptimizer)
         )
         bound = {"max_grad_norm": settings.clipping_norm} if self._ghost else {}
         self._hooks = hooks(self._root, loss_reduction="sum", **bound)
@@ -145,15 +139,13 @@ class PrivateUpdate:
 
         Raises: FederationError if anything else moved than what is trained.
         """
+        self._optimizer.zero_grad(set_to_none=True)
         if losses is None:
             self._empty_batch()
-        elif self._ghost:
-            with _quietly():
-                _ghost_clipped(self._hooks, self._optimizer, losses, "sum").backward()
         else:
-            self._optimizer.zero_grad(set_to_none=True)
-            with _quietly():
-                losses.sum().backward()
+            self._hooks.backward(losses)
+            if self._ghost:
+                self._hooks.clipped_sums()
         self._watch.before(self._optimizer.original_optimizer)
         if self._optimizer.pre_step():
             self._add_proximal_gradient()
@@ -162,7 +154,6 @@ class PrivateUpdate:
         self.steps += 1
 
     def _empty_batch(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
         for parameter in self._trained:
             if self._ghost:
                 parameter.grad = torch.zeros_like(parameter)
@@ -177,14 +168,6 @@ class PrivateUpdate:
             for parameter, gradient in zip(self._trained, gradients, strict=True):
                 assert parameter.grad is not None
                 parameter.grad += gradient
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without torch's word on modules whose inputs need no gradient: features and embeddings."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        yield
 
 
 class MovementWatch:

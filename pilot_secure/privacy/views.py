@@ -5,8 +5,9 @@ client's vector it determines, and with local noise its mu how well two inputs o
 be told apart (mu-GDP). Over a run the mus of the aggregations add up in squares; leverages do not,
 since each aggregation sums new vectors, and the largest is given.
 
-Distances are not linear: whoever sees one of a client's distances is credited with all of its
-noised update, mu = 1/z. So is a server that aggregates in the clear. Weights are taken as fixed,
+Distances are not linear: whoever sees one of a client's distances, or which neighbours clients
+chose by them, is credited with all of a noised update, mu = 1/z. So is a server that aggregates in
+the clear. Weights are taken as fixed,
 though neighbours are chosen by distances of noised vectors.
 """
 
@@ -76,7 +77,7 @@ class ViewsOfARun:
             mu = view.mu.get(client, 0.0)
             largest = max(largest, math.inf if mu is None else mu)
         distances = sum(_distances_of(view, client) for view in seen)
-        if distances:
+        if distances or any(view.sees_selections and client in view.leverage for view in seen):
             largest = max(largest, self._local_mu(client))
         self._distances[key] = self._distances.get(key, 0) + distances
         self._squares[key] = self._squares.get(key, 0.0) + largest**2

@@ -54,6 +54,18 @@ def test_who_sees_a_distance_is_credited_with_the_whole_update() -> None:
     assert most_exposed(found)[("coalition", 1)].mu == pytest.approx(math.sqrt(2) / 4)
 
 
+def test_who_sees_which_neighbours_were_chosen_is_credited_with_it_too() -> None:
+    """The choice follows from distances of noised updates; it is no sum."""
+    views = ViewsOfARun(NOISE)
+    rows = [OpenedRow("task", "server", dict.fromkeys("abcd", 1.0))]
+    seen = view_of("task", "abcd", ("server",), rows, NOISE)
+    chosen = view_of("text", "abcd", ("server",), [], NOISE)
+    views.add([seen, chosen.model_copy(update={"sees_selections": True})], "abcd")
+    a = entry(views.result(delta=DELTA), "server", "a")
+    assert (a.mu, a.distances) == (1 / 4, 0)
+    assert seen.mu["a"] == pytest.approx(1 / 8)
+
+
 def test_in_the_clear_the_server_is_too() -> None:
     views = ViewsOfARun(NOISE)
     views.add_in_clear(["task", "text"], "abcd")

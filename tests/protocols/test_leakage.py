@@ -147,6 +147,9 @@ def test_both_visibilities_leak_the_same_sums(monkeypatch) -> None:
     for one, other in zip(hidden.views, visible.views, strict=True):
         assert one.rank == other.rank
         assert one.leverage == pytest.approx(other.leverage)
+    told = [(v.viewer, v.vector) for v in visible.views if v.sees_selections]
+    assert told == [(("server",), "text_adapter")]
+    assert not any(view.sees_selections for view in hidden.views)
 
 
 def test_sets_that_are_one_client_apart_are_reported() -> None:
