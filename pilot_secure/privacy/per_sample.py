@@ -18,7 +18,8 @@ import torch
 from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping
 from opacus.grad_sample.functorch import prepare_layer
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from pilot_secure.errors import FederationError
 
 
 class _OneBackward:
@@ -29,7 +30,7 @@ class _OneBackward:
 
     def add_hooks(self: Any, **_options: object) -> None:
         """Note activations and outputs in the forward pass."""
-        self._outputs: list[tuple[nn.Module, GradientEdge]] = []
+        self._outputs: list[tuple[nn.Module, Tensor, int]] = []
         self.autograd_grad_sample_hooks = self._module.autograd_grad_sample_hooks = []
         for module in self.iterate_submodules(self._module):
             if type(module) not in self.GRAD_SAMPLERS:
@@ -41,17 +42,24 @@ class _OneBackward:
     def capture_activations_hook(
         self: Any, module: nn.Module, given: list[Tensor], output: Tensor
     ) -> None:
-        """Note the inputs, as Opacus does, and where in the graph the output is."""
+        """Note the inputs, as Opacus does, and the output."""
         before = len(getattr(module, "activations", ()))
         super().capture_activations_hook(module, given, output)  # type: ignore[misc]
         if len(getattr(module, "activations", ())) > before:
-            self._outputs.append((module, get_gradient_edge(output)))
+            self._outputs.append((module, output, output._version))
 
     def backward(self: Any, losses: Tensor) -> None:
-        """Take the losses [B] back to every noted output, the last one first."""
+        """Take the losses [B] back to every noted output, the last one first.
+
+        Raises: FederationError for an output that was changed in place, whose gradient is lost.
+        """
         noted, self._outputs = self._outputs, []
-        gradients = torch.autograd.grad(losses.sum(), [edge for _, edge in noted])
-        for (module, _), gradient in zip(reversed(noted), reversed(gradients), strict=True):
+        if any(output._version != version for _, output, version in noted):
+            raise FederationError(
+                "private training: a trained layer's output was changed in place."
+            )
+        gradients = torch.autograd.grad(losses.sum(), [output for _, output, _ in noted])
+        for (module, *_), gradient in zip(reversed(noted), reversed(gradients), strict=True):
             self.take(module, gradient)
 
     def take(self: Any, module: nn.Module, gradient: Tensor) -> None:
