@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.cells import ROOT, Cell, run_cells
 from benchmarks.privacy_accuracy import page, results
-from benchmarks.privacy_accuracy.audits import audited
+from benchmarks.privacy_accuracy.audits import audited, private_ledgers
 from benchmarks.privacy_accuracy.grid import GridConfig, cell, priced_cells, protections
 from pilot_secure import entry_point
 from pilot_secure.config_checks import validate
@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     priced = priced_cells(grid)
     everything = [*cells.values(), *priced.values()]
     problems = run_cells(everything, out, options.jobs)
-    print("auditing by canaries", file=sys.stderr, flush=True)
-    audits = audited(everything, out)
-    refuted = write(out, options.config, cells, priced, audits)
+    ledgers = private_ledgers(everything, out)
+    audits = audited(ledgers, out, options.jobs)
+    caveats = list(dict.fromkeys(c for ledger in ledgers.values() for c in ledger.caveats))
+    refuted = write(out, options.config, cells, priced, audits, caveats)
     for problem in problems:
         print(problem, file=sys.stderr)
     return int(bool(problems or refuted))
@@ -72,6 +73,7 @@ def write(
     cells: results.Grid,
     priced: dict[str, Cell],
     audits: dict[str, dict[str, Any]],
+    caveats: Sequence[str],
 ) -> bool:
     """Write every file; return whether a claim was refuted."""
     rows, differences = results.score_rows(cells, out), results.differences(cells, out)
@@ -88,6 +90,7 @@ def write(
         "differences": [asdict(entry) for entry in differences],
         "prices": [asdict(entry) for entry in prices],
         "audits": by_label,
+        "caveats": caveats,
     }
     write_atomically(out / "results.json", (json.dumps(content, indent=1) + "\n").encode())
     plots = {}
@@ -109,9 +112,13 @@ def write(
     headings = {"curve": "Accuracy against epsilon", "audit": "Empirical against claimed epsilon"}
     parts += [(headings.get(n, "Bytes and seconds of each phase"), p) for n, p in plots.items()]
     parts += [(name, page.table(*content)) for name, content in tables.items()]
+    if caveats:
+        parts.append(("What epsilon does not cover", page.sentences(caveats)))
     write_atomically(out / "index.html", page.page("Accuracy against privacy", parts).encode())
     for name, (header, lines) in tables.items():
         print(f"\n{name}\n" + "\n".join("\t".join(line) for line in [header, *lines]))
+    for caveat in caveats:
+        print(f"privacy: {caveat}")
     return any(found["verdict"] == "FAIL" for found in audits.values())
 
 

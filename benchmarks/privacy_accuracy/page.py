@@ -120,6 +120,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
+def sentences(what: Sequence[str]) -> str:
+    """A list in HTML."""
+    return "<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in what) + "</ul>"
+
+
 def _spread(mean: float, half_width: float) -> str:
     return f"{mean:.1f}" if half_width != half_width else f"{mean:.1f} ± {half_width:.1f}"
 

@@ -209,24 +209,31 @@ def audit_client(
     return audit(scores, included, claimed=claimed, num_attacks=num_attacks)
 
 
+def distinct_mechanisms(ledger: Ledger) -> dict[str, ClientLedger]:
+    """A client for each way in which protected clients of a ledger released anything."""
+    distinct: dict[str, ClientLedger] = {}
+    for entry in ledger.clients:
+        if entry.releases and not math.isinf(entry.claimed_epsilon):
+            distinct.setdefault(_mechanism(entry), entry)
+    return distinct
+
+
 def audit_ledger(
-    ledger: Ledger, *, canaries: int = CANARIES, mode: str = "hooks"
+    ledger: Ledger, *, canaries: int = CANARIES, mode: str = "hooks", num_attacks: int | None = None
 ) -> dict[str, Audit]:
     """Audit every client whose releases differ from those audited before, all counted together.
 
-    The claim is recomputed from the releases at the audit's own delta, far below the run's.
+    ``num_attacks`` is how many are counted, where these are part of a larger number. The claim is
+    recomputed from the releases at the audit's own delta, far below the run's.
     """
     protected = [entry for entry in ledger.clients if not math.isinf(entry.claimed_epsilon)]
-    distinct: dict[str, ClientLedger] = {}
-    for entry in protected:
-        if entry.releases:
-            distinct.setdefault(_mechanism(entry), entry)
+    distinct = distinct_mechanisms(ledger)
     claims = recompute(ledger.model_copy(update={"delta": DELTA}))
     audits = {
         key: audit_client(
             entry,
             claimed=claims[entry.client].epsilon,
-            num_attacks=len(distinct),
+            num_attacks=num_attacks or len(distinct),
             max_colluders=ledger.max_colluders,
             canaries=canaries,
             mode=mode,

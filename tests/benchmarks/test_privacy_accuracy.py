@@ -107,7 +107,9 @@ def test_the_command_goes_on_and_writes_one_page(
     (audit,) = content["audits"].values()
     assert audit["verdict"] == "PASS" and 7 < audit["claimed_at_run_delta"] <= 8
     assert audit["lower_bound"] <= audit["claimed"]
+    assert audit["audits"] == 1  # the clients' mechanisms are alike
     page = (out / "index.html").read_text()
+    assert "outside epsilon" in page.split("What epsilon does not cover")[1]
     assert page.count("data:image/png;base64,") == 2 and "<h2>Audit</h2>" in page
     for name in ("scores.csv", "differences.csv", "curve.png", "audit.png"):
         assert (out / name).stat().st_size > 0
