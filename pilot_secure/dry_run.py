@@ -1,8 +1,8 @@
 """What a run would need, told before any weight is loaded: ``--dry-run``.
 
 Parameters are counted on the base model's shapes. Bytes and seconds of the cryptography come from
-real aggregations of short vectors among the run's clients, here and now; both grow linearly with
-the vectors' lengths, so a few lengths give the rest. Memory is an estimate.
+real aggregations among the run's clients, here and now. Of vectors too long for that, shorter ones
+are aggregated: bytes and seconds grow linearly with a vector's length. Memory is an estimate.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pilot_secure.config import SimulationConfig
+from pilot_secure.config_rules import HIDDEN_UP_TO
 from pilot_secure.federation.agreement import Agreement
 from pilot_secure.federation.methods import METHODS
 from pilot_secure.federation.parameter_counts import (
@@ -39,8 +40,11 @@ from protocols import (
 )
 from protocols.identity import KEY_HOLDER
 
-SHORT, LONG = 1 << 16, 1 << 18
-"""Coordinates of the vectors that the cryptography is measured on."""
+SHORT, LONG = 1 << 16, 1 << 20
+"""Coordinates of the vectors that stand for longer ones when the cryptography is measured."""
+WARM_UP = 1 << 10
+"""Coordinates of the first aggregation, which pays for what is loaded once and is not counted."""
+SHORT_SKETCH = 64
 TEXT_TOKENS = 124
 """Tokens of a sample beside its image's, for the estimate of memory: 700 in all at LLaVA-1.5."""
 TRAINED_BYTES = 16
@@ -147,24 +151,49 @@ def _aggregation_lines(config: SimulationConfig, stage: StageCounts, where: str)
         size = 4 * sum(stage.communicated.values())
         return [f"{where}: a client uploads {size / 1e6:,.2f} MB in the clear"]
     cost = aggregation_cost(config, stage)
+    measured = _measured_length(config)
+    known = max(stage.communicated.values()) <= measured
+    extrapolated = "" if known else f" (from what {measured:,} coordinates take)"
     return [
         f"{where}: a client uploads {cost.upload_bytes / 1e6:,.2f} MB and is sent "
         f"{cost.download_bytes / 1e6:,.2f} MB under secure aggregation",
         f"{where}: cryptography on one core of this machine {cost.client_seconds:,.1f} s at a "
-        f"client, {cost.server_seconds:,.1f} s at the server (measured on up to {LONG:,} "
-        "coordinates)",
+        f"client, {cost.server_seconds:,.1f} s at the server{extrapolated}",
     ]
 
 
 def aggregation_cost(config: SimulationConfig, stage: StageCounts) -> Cost:
-    """Return the cost of one aggregation at the vectors' real lengths."""
-    short = dict.fromkeys(stage.communicated, SHORT)
-    base = _measure(config, stage.stage, short)
-    total = base
-    for name, length in stage.communicated.items():
-        slope = (_measure(config, stage.stage, {**short, name: LONG}) - base) * (1 / (LONG - SHORT))
-        total += slope * (length - SHORT)
+    """Return the cost of one aggregation of vectors of a stage's lengths.
+
+    What a coordinate of a long vector adds is measured beside short sketches: seconds of the
+    distances, which do not depend on it, would blur it.
+    """
+    lengths, number, long = stage.communicated, stage.stage, _measured_length(config)
+    _measure(config, number, dict.fromkeys(lengths, WARM_UP))
+    if max(lengths.values()) <= long:
+        return _measure(config, number, lengths)
+    short = dict.fromkeys(lengths, SHORT)
+    total = _measure(config, number, short)
+    plain = _with_short_sketches(config)
+    start = _measure(plain, number, short)
+    for name, length in lengths.items():
+        added = _measure(plain, number, {**short, name: long}) - start
+        total += added * ((length - SHORT) / (long - SHORT))
     return total
+
+
+def _measured_length(config: SimulationConfig) -> int:
+    """Return the longest vector that is measured; shorter where each coordinate costs more."""
+    exact, many = config.security.sketch_size is None, config.cohort_size > HIDDEN_UP_TO
+    return LONG // 4 if exact or many else LONG
+
+
+def _with_short_sketches(config: SimulationConfig) -> SimulationConfig:
+    """Return the same run with distances that take hardly any time, unless they are exact."""
+    if config.security.sketch_size is None:
+        return config
+    security = config.security.model_copy(update={"sketch_size": SHORT_SKETCH})
+    return config.model_copy(update={"security": security})
 
 
 def _measure(config: SimulationConfig, stage: int, lengths: Mapping[str, int]) -> Cost:

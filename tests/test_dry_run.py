@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import FinishedRun
 
+from pilot_secure import dry_run
 from pilot_secure.config import SimulationConfig
 from pilot_secure.config_checks import validate
 from pilot_secure.config_file import read_config_file
-from pilot_secure.dry_run import aggregation_cost, memory_bytes
+from pilot_secure.dry_run import Cost, aggregation_cost, memory_bytes
 from pilot_secure.federation.parameter_counts import count_parameters
 from pilot_secure.models.shapes import meta_llava
 
@@ -61,8 +63,13 @@ def test_counts_are_those_of_a_real_run(secure_run: FinishedRun) -> None:
     state.connector.requires_grad_(False)
 
 
-def test_bytes_are_those_of_a_real_run(secure_run: FinishedRun) -> None:
-    """Extrapolated from other lengths to the run's own; only varying number sizes differ."""
+@pytest.mark.parametrize("long", [dry_run.LONG, 400])
+def test_bytes_are_those_of_a_real_run(
+    long: int, secure_run: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the run's own lengths, or extrapolated from others; only varying number sizes differ."""
+    monkeypatch.setattr(dry_run, "SHORT", min(dry_run.SHORT, long // 2))
+    monkeypatch.setattr(dry_run, "LONG", long)
     cost = aggregation_cost(secure_run.config, count_parameters(secure_run.config).stages[0])
     rounds, clients = 2, 9
     phases = [p for p in secure_run.summary.phases if p.phase not in ("train", "evaluate")]
@@ -72,6 +79,28 @@ def test_bytes_are_those_of_a_real_run(secure_run: FinishedRun) -> None:
     assert cost.download_bytes == pytest.approx(down, rel=0.02)
     assert cost.client_seconds > 0
     assert cost.server_seconds > 0
+
+
+def test_seconds_do_not_hang_on_what_is_loaded_once_or_on_distances(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A second that the first aggregation loses, or distances gain, would be 150 for the 7B."""
+    calls = []
+
+    def measured(config: SimulationConfig, stage: int, lengths: Mapping[str, int]) -> Cost:
+        calls.append(lengths)
+        distances = 0.5 * len(calls) if config.security.sketch_size == 65536 else 0.0
+        once = 5.0 if len(calls) == 1 else 0.0
+        linear = 1e-7 * lengths["task_adapter"] + 3e-7 * lengths["text_adapter"]
+        return Cost(linear, linear, linear + distances + once, linear + once)
+
+    monkeypatch.setattr(dry_run, "_measure", measured)
+    stage = count_parameters(paper()).stages[0]
+    cost = aggregation_cost(paper(), stage)
+    linear = 1e-7 * 20_979_712 + 3e-7 * 159_907_840
+    assert cost.server_seconds == pytest.approx(linear)
+    assert cost.client_seconds == pytest.approx(linear + 0.5 * 2)  # of the second call
+    assert all(max(lengths.values()) <= dry_run.LONG for lengths in calls)
 
 
 def test_memory_grows_with_what_it_is_made_of() -> None:
