@@ -18,6 +18,8 @@ from pilot_secure.errors import RunFolderError, os_sentence
 
 Record = TypeVar("Record")
 _BLOCK = 1 << 16
+UNFINISHED = ".unfinished"
+"""How the name of a file ends that is being written, and begins with a dot."""
 
 
 @contextlib.contextmanager
@@ -40,7 +42,7 @@ def write_atomically(
     """
     with told_in_a_sentence(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(UNFINISHED, f".{path.name}.", path.parent)
         try:
             try:
                 _write_all(descriptor, content)
@@ -68,6 +70,16 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left unfinished in a folder that nobody else writes to now.
+
+    Raises: RunFolderError.
+    """
+    with told_in_a_sentence(folder):
+        for path in folder.glob(f".*{UNFINISHED}"):
+            path.unlink(missing_ok=True)
 
 
 def make_private_folder(folder: Path) -> None:

@@ -22,11 +22,12 @@ from typing import Any
 from pilot_secure.errors import RunFolderError
 from pilot_secure.federation import checkpoint
 from pilot_secure.federation.kept_client import ADAPTERS, MEMORY
-from pilot_secure.files import told_in_a_sentence
+from pilot_secure.files import sweep, told_in_a_sentence
 from protocols.identity import SERVER
 
 STATE = "state"
 ENROLMENT, CHECKPOINT = "enrolment", "checkpoint"
+_WRITTEN_TO = (f"{STATE}/*", "payloads", "parameters", "adapters/*", "adapters/*/*")
 LOCK_TIMEOUT_S = 10.0
 """How long to wait for the processes of a run that was killed to end."""
 
@@ -42,9 +43,14 @@ class RunState:
     def take(cls, folder: Path) -> RunState:
         """Take the run for this process alone, and for those that it starts.
 
+        What a killed process left unfinished, secrets among it, is deleted.
         Raises: RunFolderError if another process still runs it.
         """
         _lock(folder, fcntl.LOCK_EX)
+        for pattern in _WRITTEN_TO:
+            for place in folder.glob(pattern):
+                sweep(place)
+        sweep(folder)
         return cls(folder)
 
     def keep_enrolment(self, enrolment: Any) -> None:

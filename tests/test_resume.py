@@ -312,11 +312,16 @@ def test_a_run_that_is_still_running_is_left_alone(
     holder.start()
     while not (path / "held").exists():
         holder.join(0.02)
+    unfinished = [path / ".summary.json.x.unfinished", path / "state/client-01/.x.unfinished"]
+    for file in unfinished:  # a process that writes, or was killed while it did
+        file.touch()
     with pytest.raises(RunFolderError, match="it is still running"):
         run_state.RunState.take(path)
+    assert all(file.exists() for file in unfinished)
     holder.kill()
     holder.join()
     run_state.RunState.take(path)
+    assert not list(path.rglob(".*"))
 
 
 def _hold(path: Path) -> None:

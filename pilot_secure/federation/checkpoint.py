@@ -12,6 +12,7 @@ end.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import os
 import pickle
@@ -19,16 +20,31 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from pilot_secure import __version__
 from pilot_secure.errors import RunFolderError
-from pilot_secure.files import told_in_a_sentence
+from pilot_secure.files import UNFINISHED, told_in_a_sentence
 from protocols import ClientInputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+_KIND = b"pilot-secure checkpoint "
+_HEAD = _KIND + __version__.encode() + b"\n"
+_BLOCK = 1 << 20
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    LookupError,
+    ValueError,
+    AttributeError,
+    ImportError,
+    TypeError,
+)
+"""What pickle raises for content that the code at hand does not know."""
 
 _CLASSES_OF = ("pilot_secure", "protocols", "torch.nn", "transformers", "numpy", "collections")
 _CLASSES = {
@@ -76,10 +92,13 @@ def save(
     with told_in_a_sentence(path):
         for folder in (path.parent.parent, path.parent):
             folder.mkdir(mode=0o700, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)  # mode 0600
+        descriptor, temporary = tempfile.mkstemp(UNFINISHED, ".", path.parent)  # mode 0600
         try:
             with os.fdopen(descriptor, "wb") as file:
-                _Pickler(file, left_out or {}).dump(content)
+                hashed = _Hashed(file)
+                hashed.write(_HEAD)
+                _Pickler(hashed, left_out or {}).dump(content)
+                file.write(hashed.digest())
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
@@ -99,15 +118,38 @@ def save(
 def load(path: Path, left_out: Mapping[str, object] | None = None) -> Any:
     """Read what `save` wrote, with the objects that were left out, by their names.
 
-    Raises: RunFolderError if it is missing or is no such file.
+    Raises: RunFolderError if it is missing, damaged, or not what this version has written.
     """
     with told_in_a_sentence(path):
         file = path.open("rb")
     with file:
+        with told_in_a_sentence(path):
+            _require_whole(path, file)
+            file.seek(len(_HEAD))
         try:
             return _Unpickler(file, left_out or {}).load()
-        except (pickle.UnpicklingError, EOFError, KeyError, ValueError, AttributeError) as error:
+        except _UNREADABLE as error:
             raise RunFolderError(f"{path}: no checkpoint of this version ({error}).") from None
+
+
+def _require_whole(path: Path, file: IO[bytes]) -> None:
+    """Raises: RunFolderError if the file is of another kind or version, or was changed."""
+    head = file.readline(len(_KIND) + 100)
+    if not head.startswith(_KIND):
+        raise RunFolderError(f"{path}: expected a checkpoint, it is damaged or something else.")
+    if head != _HEAD:
+        version = head.removeprefix(_KIND).decode(errors="replace").strip()
+        raise RunFolderError(
+            f"{path}: expected a checkpoint of version {__version__}, it is of {version}; a run "
+            "goes on with the version that began it."
+        )
+    left = os.fstat(file.fileno()).st_size - len(head) - hashlib.sha256().digest_size
+    found = hashlib.sha256(head)
+    while left > 0 and (block := file.read(min(left, _BLOCK))):
+        found.update(block)
+        left -= len(block)
+    if file.read() != found.digest():
+        raise RunFolderError(f"{path}: the checkpoint is damaged, its hash does not fit.")
 
 
 def delete(folder: Path, pattern: str) -> None:
@@ -115,6 +157,20 @@ def delete(folder: Path, pattern: str) -> None:
     for path in folder.glob(pattern):
         with told_in_a_sentence(path):
             path.unlink(missing_ok=True)
+
+
+class _Hashed:
+    """Writes to a file and hashes what is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
 
 
 class _Pickler(pickle.Pickler):
@@ -147,14 +203,14 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a class of the known kinds or a listed function; nothing else is ever called."""
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
+        listed, activation = (module, name) in _CLASSES | _FUNCTIONS, module in _ACTIVATIONS_OF
         known = any(module == root or module.startswith(f"{root}.") for root in _CLASSES_OF)
-        if (module, name) in _CLASSES | _FUNCTIONS or (known and isinstance(found, type)):
-            return found
-        if module in _ACTIVATIONS_OF and callable(found):
-            return found
+        if listed or known or activation:
+            found: Any = importlib.import_module(module)
+            for part in name.split("."):
+                found = getattr(found, part)
+            if listed or isinstance(found, type) or (activation and callable(found)):
+                return found
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint")
 
 

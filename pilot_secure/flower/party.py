@@ -24,6 +24,7 @@ from pilot_secure.federation.messages import (
     seal,
 )
 from pilot_secure.federation.participant import BROKEN_RULES, Briefing, Participant
+from pilot_secure.files import sweep
 from pilot_secure.flower.party_folder import PartyFolder
 from pilot_secure.run_folder import RunFolder
 from protocols import AggregationResult, ClientInputs
@@ -87,6 +88,7 @@ class PartInRun:
         self.path = folder.run_folder(run_id)
         self.state = RunFolder(self.path).state_folder(self.name)
         self.notes: list[tuple[str, tuple[Any, ...]]] = []
+        sweep(self.state)  # this process has the party's lock
         self._guard = DiskGuard(self.state)
         self._same = {"identity": folder.identity, "roster": folder.roster, "guard": self._guard}
         self.participant = Participant(
