@@ -77,8 +77,8 @@ def test_bytes_are_those_of_a_real_run(
     down = sum(p.download_bytes for p in phases) / rounds / clients
     assert cost.upload_bytes == pytest.approx(up, rel=0.02)
     assert cost.download_bytes == pytest.approx(down, rel=0.02)
-    assert cost.client_seconds > 0
-    assert cost.server_seconds > 0
+    if max(count_parameters(secure_run.config).stages[0].communicated.values()) <= long:
+        assert cost.client_seconds > 0 and cost.server_seconds > 0  # measured as they are
 
 
 def test_seconds_do_not_hang_on_what_is_loaded_once_or_on_distances(
