@@ -11,6 +11,7 @@ from typing import Any
 
 from pilot_secure.adapter_files import save_connector, save_personal_adapter, save_text_adapter
 from pilot_secure.config import SimulationConfig
+from pilot_secure.config_since import require_unchanged
 from pilot_secure.data import ClientData
 from pilot_secure.engines import Note, PhaseKey
 from pilot_secure.errors import RunFolderError
@@ -96,6 +97,7 @@ class Enrolment:
             "max_samples": self.max_samples,
             "secrets": {**self.secrets, SERVER: server.secret()},
             "escrow": self.escrow,
+            "config": self.config.model_dump(mode="json"),
         }
 
     @classmethod
@@ -108,8 +110,10 @@ class Enrolment:
     ) -> tuple[Identity, Enrolment]:
         """Return the server's identity and the enrolment of a run that goes on.
 
-        Raises: RunFolderError if the data are of other clients now.
+        Raises: ConfigError if the configuration is another now, RunFolderError if the data are of
+        other clients.
         """
+        require_unchanged(config, kept["config"], str(RunFolder(folder).config_path))
         if kept["tasks"] != {client.name: client.task for client in data}:
             raise RunFolderError(
                 f"{folder}: the data name other clients or tasks than when the run began."

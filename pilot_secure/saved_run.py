@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from pilot_secure.config import SimulationConfig
 from pilot_secure.config_checks import validate
 from pilot_secure.config_file import read_config_file
+from pilot_secure.data import ClientData
 from pilot_secure.errors import RunFolderError
 from pilot_secure.files import told_in_a_sentence
 from pilot_secure.run_folder import RunFolder
@@ -70,6 +72,18 @@ class SavedRun:
                 f"{self.folder.path}: {self.config.model.base} is another base model than the "
                 f"run's, its weights have SHA-256 {sha256}, expected {self.summary.base_sha256}."
             )
+
+    def require_data(self, data: Sequence[ClientData]) -> None:
+        """Raises: RunFolderError if clients have more or fewer samples than when the run began."""
+        began = {c.client: (c.samples, c.test_samples) for c in self.summary.clients}
+        for client in data:
+            now = len(client.train), len(client.test)
+            if began.get(client.name, now) != now:
+                raise RunFolderError(
+                    f"{self.folder.path}: the data of {client.name} are {now[0]} samples and "
+                    f"{now[1]} to test on, expected {began[client.name][0]} and "
+                    f"{began[client.name][1]} as when the run began."
+                )
 
     def text_adapter(self, client: str) -> dict[str, Tensor]:
         """A client's LoRA matrices by PEFT's names, on the CPU.

@@ -106,7 +106,7 @@ class Simulation:
             "faults": memory_of(self.faults),
             "transport": memory_of(self.transport),
             "journal": memory_of(self.journal),
-            "transcript": self.transcript.count,
+            "transcript": self.transcript.sync(),
             "done": self.done_before + self.progress.done,
             "started": self.started.utc.isoformat(),
             "seconds": self.started.seconds_since(),
@@ -301,6 +301,7 @@ def prepare(
     check_drop_outs(config, data)
     if go_on:
         server_identity, enrolment = Enrolment.again(state.enrolment(), config, folder.path, data)
+        SavedRun.open(folder.path).require_data(data)
     elif far_end is not None:
         server_identity, enrolment = far_end.enrolment(config, folder.path)
     else:

@@ -60,7 +60,7 @@ class TranscriptWriter:
     is continued: the messages from that record on are sent again, and those among them that are
     sent as they were are not recorded twice.
 
-    Raises: RunFolderError; TranscriptError if what is there is no chain.
+    Raises: RunFolderError; TranscriptError if what is there is no chain, or ends too early.
     """
 
     def __init__(self, folder: Path, *, keep_payloads: bool, go_on_from: int | None = None) -> None:
@@ -86,6 +86,11 @@ class TranscriptWriter:
             self._count, self._last, gone_ms = record.seq + 1, record.digest(), record.at_ms
             if record.seq >= go_on_from:
                 self._sent[_frame_of(record)] += 1
+        if self._count < go_on_from:
+            raise TranscriptError(
+                f"{self._folder / TRANSCRIPT}: expected at least {go_on_from} records, as many as "
+                f"when the run was last kept, there are {self._count}: its end is lost."
+            )
         for head in read_heads(self._folder):
             self._signed = (head.count, head.final)
         self._began -= gone_ms / 1000
@@ -125,6 +130,15 @@ class TranscriptWriter:
             self._queued.pop(0).result()
         if self._refused is not None:
             raise self._refused
+
+    def sync(self) -> int:
+        """Wait until all records are on the disk; return how many there are.
+
+        Raises: RunFolderError.
+        """
+        self.flush()
+        self._lines.sync()
+        return self._count
 
     def _now_ms(self) -> int:
         return round(1000 * (time.monotonic() - self._began))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,16 @@ def uninterrupted(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     config = SimulationConfig.model_validate(settings_of(tiny_base, TWO_ROUNDS, CLEAR))
     simulate(config, RunFolder.create(path, "run"), quiet(), command="a test")
     assert not (path / "state").exists()
+    return path
+
+
+@pytest.fixture(scope="module")
+def killed_in_the_clear(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, killed in its second round."""
+    path = tmp_path_factory.mktemp("killed") / "run"
+    killed(
+        settings_of(tiny_base, TWO_ROUNDS, CLEAR), path, Killer("train", "client-02", "after", 2)
+    )
     return path
 
 
@@ -300,13 +312,80 @@ def test_what_cannot_go_on_is_told_in_a_sentence(
     assert "expected no other option" in sentence(str(uninterrupted), "--rounds", "5")
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        ([("lora_rank: 2", "lora_rank: 4")], ["model.lora_rank is 4: expected 2, as when"]),
+        (
+            [("rounds: 2", "rounds: 3"), ("secure_agg: false", "secure_agg: true")],
+            ["federation.rounds is 3: expected 2", "security.secure_agg is true: expected false"],
+        ),
+        ([("seed: 0", "seed: 1")], ["run.seed is 1: expected 0"]),
+        (
+            [("samples_per_client: 6", "samples_per_client: 7")],
+            ["data.samples_per_client is 7: expected 6"],
+        ),
+    ],
+)
+def test_a_configuration_that_was_changed_is_told_and_nothing_is_lost(
+    changes: list[tuple[str, str]],
+    sentences: list[str],
+    killed_in_the_clear: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(killed_in_the_clear, path)
+    config = path / "config.yaml"
+    before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file() and f != config}
+    for old, new in changes:
+        assert old in config.read_text()
+        config.write_text(config.read_text().replace(old, new))
+    assert main(["--resume", str(path)]) == 2
+    told = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert len(told) == len(sentences)
+    for line, sentence in zip(told, sentences, strict=True):
+        assert f"{config}: {sentence}" in line
+    assert before == {f: f.read_bytes() for f in path.rglob("*") if f.is_file() and f != config}
+
+
+def test_fewer_samples_than_the_run_began_with_are_told(
+    killed_in_the_clear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pilot_secure import simulation
+
+    path, load = tmp_path / "run", simulation.load_data
+    shutil.copytree(killed_in_the_clear, path)
+
+    def shorter(*arguments: Any) -> Any:
+        clients, report = load(*arguments)
+        cut = replace(clients[1], train=clients[1].train.select(range(5)))
+        return [clients[0], cut, *clients[2:]], report
+
+    monkeypatch.setattr(simulation, "load_data", shorter)
+    with pytest.raises(RunFolderError, match=r"data of client-02 are 5 samples .* expected 6 and"):
+        go_on(path)
+
+
+def test_a_run_goes_on_with_other_workers(
+    killed_in_the_clear: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(killed_in_the_clear, path)
+    config = path / "config.yaml"
+    config.write_text(config.read_text().replace("phase_timeout_s: 3600.0", "phase_timeout_s: 9.5"))
+    assert "phase_timeout_s: 9.5" in config.read_text()
+    go_on(path)
+    assert adapters(path) == adapters(uninterrupted)
+
+
 def test_a_run_that_is_still_running_is_left_alone(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    killed_in_the_clear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pilot_secure import run_state
 
     path = tmp_path / "run"
-    killed(settings_of(tiny_base, CLEAR), path, Killer("train", "client-02", "before"))
+    shutil.copytree(killed_in_the_clear, path)
     monkeypatch.setattr(run_state, "LOCK_TIMEOUT_S", 0.2)
     holder = multiprocessing.get_context("forkserver").Process(target=_hold, args=(path,))
     holder.start()

@@ -200,6 +200,16 @@ def test_the_clock_goes_on_where_a_killed_run_stood(tmp_path: Path) -> None:
     assert 5_000_000 <= times[-1] < 5_100_000
 
 
+def test_a_transcript_that_lost_its_end_is_not_continued(tmp_path: Path) -> None:
+    writer = _write(tmp_path)
+    count = writer.sync()
+    writer.close()
+    lines = (tmp_path / "transcript.jsonl").read_text().splitlines()
+    _rewrite(tmp_path, lines[:-1])
+    with pytest.raises(RunFolderError, match=f"expected at least {count} records, .* {count - 1}:"):
+        TranscriptWriter(tmp_path, keep_payloads=True, go_on_from=count)
+
+
 def test_an_old_transcript_is_never_continued(tmp_path: Path) -> None:
     _write(tmp_path).close()
     with pytest.raises(RunFolderError, match="File exists"):
