@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pilot_secure.engines import PhaseKey, Transport
-from pilot_secure.files import told_in_a_sentence
+from pilot_secure.files import told_in_a_sentence, write_all
 from pilot_secure.summary import HistoryRecord, ScoreRecord, TrainingRecord
 from protocols import AggregationReport
 
@@ -39,12 +39,12 @@ class EventLog:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def say(self, event: str, **fields: Any) -> None:
-        """Write one event, in one piece."""
+        """Write one event. Raises: RunFolderError."""
         utc = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = {"utc": utc, "run": self._run, "event": event, **fields}
         line = json.dumps(record, ensure_ascii=False) + "\n"
         with told_in_a_sentence(self._path):
-            os.write(self._descriptor, line.encode())
+            write_all(self._descriptor, line.encode())
 
     def close(self) -> None:
         """Close it."""

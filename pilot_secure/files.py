@@ -45,7 +45,7 @@ def write_atomically(
         descriptor, temporary = tempfile.mkstemp(UNFINISHED, f".{path.name}.", path.parent)
         try:
             try:
-                _write_all(descriptor, content)
+                write_all(descriptor, content)
                 os.fchmod(descriptor, mode & ~_umask())
                 if durable:
                     os.fsync(descriptor)
@@ -60,7 +60,8 @@ def write_atomically(
             _sync_folder(path.parent)
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write to an open file until all is written. Raises: OSError."""
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -105,7 +106,7 @@ def write_once(path: Path, content: bytes) -> bool:
         except FileExistsError:
             return False
         try:
-            _write_all(descriptor, content)
+            write_all(descriptor, content)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -148,7 +149,7 @@ class LineWriter:
         if self._descriptor is None:
             raise ValueError(f"{self.path}: the writer is closed")
         with told_in_a_sentence(self.path):
-            _write_all(self._descriptor, encoded + b"\n")
+            write_all(self._descriptor, encoded + b"\n")
 
     def sync(self) -> None:
         """Wait until all lines are on the disk."""

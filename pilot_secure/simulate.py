@@ -224,7 +224,7 @@ def simulate(
         try:
             with simulation.onlookers, folder.recording(simulation.summary):
                 simulation.run()
-        except (KeyboardInterrupt, FederationError):
+        except (KeyboardInterrupt, FederationError, RunFolderError):  # the last: a full disk
             _say_how_to_go_on(console, folder)
             raise
         simulation.forget()

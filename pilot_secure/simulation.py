@@ -223,7 +223,7 @@ class Simulation:
         return ledger_of_a_run(self.config, self.data, self.noise, self.journal.releases, reports)
 
     def _notes(self) -> list[str]:
-        notes = list(self.reports.notes)
+        notes = [*self.reports.notes, *self.onlookers.notes]
         notes += [
             f"round {phase.round}, stage {phase.stage}, {phase.name}: {client} refused: {reason}"
             for phase, client, reason in self.server.events.refusals

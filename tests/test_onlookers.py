@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from conftest import NINE, SIX, FinishedRun, merged
 from rich.console import Console
 
 from pilot_secure.config import SimulationConfig
-from pilot_secure.errors import FederationError
+from pilot_secure.errors import FederationError, RunFolderError
 from pilot_secure.federation.server import FederationServer
 from pilot_secure.run_folder import RunFolder
 from pilot_secure.simulate import main, simulate
@@ -101,6 +103,47 @@ def test_a_run_that_fails_says_so(
     said = events(log)
     assert [e["event"] for e in said] == ["of another run", "start", "failed"]
     assert said[-1]["reason"] == "FederationError: too few clients are left."
+
+
+def test_a_log_whose_reader_is_gone_ends_and_the_run_goes_on(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "pipe"
+    os.mkfifo(log)
+    lines: list[str] = []
+
+    def read_two() -> None:
+        with log.open() as reader:
+            lines.extend(reader.readline() for _ in range(2))
+
+    reader = threading.Thread(target=read_two)
+    reader.start()
+    folder = run_watched(tmp_path / "run", tiny_base, event_log=log)
+    reader.join()
+    assert [json.loads(line)["event"] for line in lines] == ["start", "phase"]
+    summary = folder.read_summary()
+    assert summary.status == "finished"
+    (note,) = [note for note in summary.notes if "event_log" in note]
+    assert f"the run went on: {log}: Broken pipe." in note
+    assert not list((tmp_path / "run" / "state").glob("*/memory"))
+
+
+def test_a_full_disk_is_told_with_the_way_to_go_on(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise RunFolderError("payloads: the disk is full.")
+
+    monkeypatch.setattr(FederationServer, "run", full)
+    settings = merged(NINE, SIX, {"model": {"base": str(tiny_base)}})
+    console = Console(file=io.StringIO(), width=200)
+    folder = RunFolder.create(tmp_path / "run", "run")
+    with pytest.raises(RunFolderError, match="the disk is full"):
+        simulate(SimulationConfig.model_validate(settings), folder, console, command="a test")
+    assert f"to go on: python -m pilot_secure.simulate --resume {folder.path}" in (
+        console.file.getvalue()
+    )
+    assert folder.read_summary().status == "failed"
 
 
 @pytest.mark.parametrize(
