@@ -10,7 +10,7 @@ from pilot_secure.errors import ConfigError
 
 def launched_processes() -> int:
     """Return of how many processes this launch is, 1 outside of one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def launched_rank() -> int | None:

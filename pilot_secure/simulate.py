@@ -103,6 +103,11 @@ def go_on_with(asked: SimulationConfig, path: Path, console: Console, started: S
                 "own configuration."
             ]
         )
+    if (path / "roster.json").is_file() and not (path / "summary.json").is_file():
+        raise RunFolderError(
+            f"--resume is {path}: expected a run that had begun, it was killed before that; start "
+            "it again, with another --out."
+        )
     run = SavedRun.open(path)
     if run.summary.status == "finished":
         RunState(path).forget()

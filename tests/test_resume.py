@@ -310,6 +310,8 @@ def test_what_cannot_go_on_is_told_in_a_sentence(
     assert "it is finished" in sentence(str(uninterrupted))
     assert "expected a run folder" in sentence(str(tmp_path))
     assert "expected no other option" in sentence(str(uninterrupted), "--rounds", "5")
+    (tmp_path / "roster.json").touch()
+    assert "killed before that; start it again" in sentence(str(tmp_path))
 
 
 @pytest.mark.parametrize(

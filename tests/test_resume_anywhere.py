@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from test_resume import adapters, check_record
 
-from pilot_secure.run_folder import RunFolder
-
 CONFIG = ["--samples-per-client", "32", "--test-samples", "60", "--rounds", "3"]
 MODES = {"clear": ["--no-secure-agg"], "secure": ["--secure-agg"]}
 MOMENTS = 30
@@ -29,10 +27,24 @@ def finish(*options: str) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A run in the clear that nobody kills, and the seconds that it took after its start."""
+    """A run in the clear that nobody kills, and the seconds that it took once it had begun."""
     path = tmp_path_factory.mktemp("whole") / "run"
-    finish(*CONFIG, *MODES["clear"], "--out", str(path))
-    return path, RunFolder.open(path).read_summary().wall_seconds
+    run = start(*CONFIG, *MODES["clear"], "--out", str(path))
+    began = await_beginning(run, path)
+    assert run.wait() == 0
+    return path, time.monotonic() - began
+
+
+def start(*options: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command(*options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def await_beginning(run: subprocess.Popen[bytes], path: Path) -> float:
+    """Return when there was something to go on with."""
+    while not (path / "summary.json").exists():
+        assert run.poll() is None
+        time.sleep(0.02)
+    return time.monotonic()
 
 
 @pytest.mark.slow
@@ -44,14 +56,8 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
     whole, seconds = uninterrupted
     path = tmp_path / "run"
     mode = MODES["secure" if moment % 2 else "clear"]
-    run = subprocess.Popen(
-        command(*CONFIG, *mode, "--out", str(path)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not (path / "summary.json").exists():  # before that there is nothing to go on with
-        assert run.poll() is None
-        time.sleep(0.02)
+    run = start(*CONFIG, *mode, "--out", str(path))
+    await_beginning(run, path)
     time.sleep(random.Random(moment).uniform(0, 0.9 * seconds))
     run.send_signal(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 from pilot_secure.engines.transport import Host, Note, PhaseKey
-from pilot_secure.errors import ToldError, told_again
+from pilot_secure.errors import FederationError, ToldError, told_again
 
 Build = Callable[[Any, Note], Host]
 """Makes a worker's host out of its picklable settings; a function of a module, by name."""
@@ -102,8 +102,8 @@ class WorkersTransport:
     replies. A reply that comes after its exchange has ended is dropped, and the clients behind it
     at the same worker wait for it.
 
-    Raises: ToldError that a host raised while it was built, WorkerFailed for any other error of
-    a host.
+    Raises: ToldError that a host raised while it was built, FederationError if a worker died then,
+    WorkerFailed for any other error of a host.
     """
 
     def __init__(self, links: Sequence[Link], on_note: Note) -> None:
@@ -149,7 +149,10 @@ class WorkersTransport:
                 self._slot_of |= dict.fromkeys(ready.names, number)
                 waiting.discard(number)
             elif event.kind == "lost":
-                raise WorkerFailed(f"worker {number + 1} died while it started: {event.content}")
+                raise FederationError(
+                    f"worker {number + 1} of {len(self._slots)} died while it started "
+                    f"({event.content}): expected room in memory for the base model in each."
+                )
             else:
                 self._take(number, event)
 

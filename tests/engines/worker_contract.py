@@ -164,7 +164,7 @@ class WorkerContract:
     def test_a_mistake_at_the_start_is_told_and_ends_the_others(self) -> None:
         with pytest.raises(UsageError, match=r"^model\.base: expected a LLaVA checkpoint\.$"):
             type(self).engine(refusing, SLOTS)
-        with pytest.raises(WorkerFailed, match="worker [12] died while it started"):
+        with pytest.raises(FederationError, match="worker [12] of 2 died while it started"):
             type(self).engine(dying, SLOTS)
 
     def test_closing_ends_every_worker_even_one_that_stands_still(self) -> None:
