@@ -4,7 +4,7 @@
     python -m benchmarks.gpu_step --tiny     # tiny shapes, on anything
 
 Weights and data are random and nothing is downloaded: a step's cost depends on shapes alone. The
-steps are the worker's own: Pilot's stage 1 and stage 2 (four tasks' adapters at three tasks), and
+steps are the worker's own: Pilot's stage 1 (two adapters), its stage 2 (six, of three tasks), and
 one adapter with the text adapter alone (plain LoRA + connector). FLOPs are counted by torch over
 one step, recomputed activations included, and divided by the chip's dense bf16 peak.
 """
@@ -31,8 +31,18 @@ from pilot_secure.models.shapes import llava_config
 SEVEN_B = "llava-hf/llava-1.5-7b-hf"
 TASKS = ("task-1", "task-2", "task-3")
 STEPS = {"stage 1": ("pilot", 1), "stage 2": ("pilot", 2), "LoRA + connector": ("fedavg", 1)}
-PEAK_BF16_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "A10": 125e12}
-"""Dense tensor-core peaks from the vendor's data sheets, by a part of the device's name."""
+PEAK_BF16_FLOPS = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+}
+"""Dense tensor-core peaks from the vendor's data sheets; the first name that fits counts."""
 ANSWER_TOKENS = 24
 
 
