@@ -229,7 +229,6 @@ class Deployment:
             process = subprocess.Popen(
                 command(words),
                 env=self._environment(),
-                cwd=self.place,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -151,6 +151,19 @@ def test_a_deployment_ends_all_that_its_processes_started(place: Path) -> None:
     await_end(*pids)
 
 
+def test_relative_paths_of_a_configuration_mean_what_they_mean_here(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of data, base model and event log: a node's process has this working directory."""
+    here = [sys.executable, "-c", "import os; print(os.getcwd(), flush=True)"]
+    monkeypatch.setattr(loopback, "command", lambda words: here)
+    deployment = Deployment(place)
+    deployment.start_supernode("client-01")
+    deployment.processes["client-01"].wait(30)
+    assert deployment.log("client-01").read_text().strip() == os.getcwd() != str(place)
+    deployment.close()
+
+
 def test_a_killed_supernode_takes_its_processes_along(place: Path) -> None:
     deployment = Deployment(place)
     deployment.start_supernode("client-01")
