@@ -120,7 +120,7 @@ def test_a_log_whose_reader_is_gone_ends_and_the_run_goes_on(
     reader.start()
     folder = run_watched(tmp_path / "run", tiny_base, event_log=log)
     reader.join()
-    assert [json.loads(line)["event"] for line in lines] == ["start", "phase"]
+    assert [json.loads(line)["event"] for line in lines] == ["start", "score"]
     summary = folder.read_summary()
     assert summary.status == "finished"
     (note,) = [note for note in summary.notes if "event_log" in note]

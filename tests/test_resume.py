@@ -86,7 +86,7 @@ def killed(settings: dict[str, Any], path: Path, killer: Killer) -> None:
         target=_run_and_die, args=(settings, path, killer)
     )
     child.start()
-    child.join(120)
+    child.join(600)
     assert child.exitcode == -signal.SIGKILL
 
 
@@ -279,7 +279,7 @@ def test_clients_in_processes_go_on_too(
     context = multiprocessing.get_context("forkserver")
     child = context.Process(target=_die_at_training, args=(settings, path))
     child.start()
-    child.join(240)
+    child.join(600)
     assert child.exitcode == -signal.SIGKILL
     go_on(path)
     assert adapters(path) == adapters(uninterrupted)
