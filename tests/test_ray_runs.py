@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from engine_runs import EngineRuns
 
+from pilot_secure.engines.ray_actors import _knock
 from pilot_secure.simulate import main
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is an extra: make ray")
@@ -27,3 +29,14 @@ def test_ray_that_is_missing_is_told_in_a_sentence(
     assert "error: run.engine is ray: expected the package ray to be installed" in error
     assert "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cluster_is_knocked_at_before_ray_tries_for_minutes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        _knock(f"127.0.0.1:{port}")
+        _knock(f"ray://127.0.0.1:{port}")
+    for address in (f"127.0.0.1:{port}", "127.0.0.1:65536"):
+        with pytest.raises(ConnectionError):
+            _knock(address)
+    _knock("auto")

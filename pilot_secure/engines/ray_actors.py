@@ -13,6 +13,7 @@ import os
 import queue
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -37,6 +38,7 @@ from pilot_secure.errors import UsageError
 PLACEMENT_TIMEOUT_S = 60.0
 """How long a cluster that is large enough may take to free what the actors need."""
 JOIN_TIMEOUT_S = 5.0
+KNOCK_TIMEOUT_S = 10.0
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -113,11 +115,24 @@ def _connect(address: str | None, workers: int) -> None:
 
     own = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
     try:
+        if address is not None:
+            _knock(address)  # Ray itself tries for many minutes
         ray.init(address=address or "local", log_to_driver=False, logging_level="error", **own)
     except ConnectionError:
         raise UsageError(
             f"run.ray_address is {address}: expected the address of a Ray cluster, none answers."
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Raise ConnectionError where an address HOST:PORT takes no connection."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):
+        return  # `auto`, say: Ray's to judge
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(str(error)) from None
 
 
 def _disconnect() -> None:
