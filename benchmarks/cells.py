@@ -28,6 +28,7 @@ from pydantic import TypeAdapter
 
 from pilot_secure.config import SimulationConfig
 from pilot_secure.config_checks import validate
+from pilot_secure.engines.processes import end_with_the_starter
 from pilot_secure.errors import FederationError, UsageError
 from pilot_secure.files import write_atomically
 from pilot_secure.summary import ClientSummary
@@ -114,8 +115,9 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> list[str]:
 
     States the expected time first and progress after each cell, on standard error.
     """
-    todo = list({cell.id: cell for cell in cells if not cell.file(folder).exists()}.values())
-    known = len({cell.id for cell in cells}) - len(todo)
+    first = {cell.id: cell for cell in reversed(cells)}  # by its first name, where it has several
+    todo = [cell for cell in reversed(first.values()) if not cell.file(folder).exists()]
+    known = len(first) - len(todo)
     _say(f"{len(todo)} cells to run, {known} are there; {_expectation(todo, jobs)}")
     if not todo:
         return []
@@ -123,7 +125,9 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> list[str]:
     code, started = code_sha256(), time.monotonic()
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
-    pool = ProcessPoolExecutor(min(jobs, len(todo)), mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        min(jobs, len(todo)), mp_context=get_context("spawn"), initializer=end_with_the_starter
+    )
     try:
         pending = {pool.submit(carry_out, cell, folder, code): cell for cell in todo}
         for done, future in enumerate(as_completed(pending), 1):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import Cell
+from pilot_secure.engines.processes import end_with_the_starter
 from pilot_secure.files import write_atomically
 from pilot_secure.privacy import Ledger, parse_ledger
 
@@ -45,7 +46,9 @@ def audited(ledgers: Mapping[str, Ledger], folder: Path, jobs: int) -> dict[str,
     _say(f"auditing by canaries: {len(todo)} cells, {len(files) - len(todo)} are there")
     (folder / "audits").mkdir(parents=True, exist_ok=True)
     if len(todo) > 1:
-        with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            min(jobs, len(todo)), get_context("spawn"), initializer=end_with_the_starter
+        ) as pool:
             running = [pool.submit(_audit, ledgers[n], count, files[n]) for n in todo]
             for done, future in enumerate(as_completed(running), 1):
                 future.result()

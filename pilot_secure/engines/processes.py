@@ -114,10 +114,15 @@ def _serve(connection: Connection, build: Build, setting: Any) -> None:
 def depend_on_the_starter() -> None:
     """Leave Ctrl-C to the process that started this one, and end when it ends, in whatever way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_starter, daemon=True).start()
+    end_with_the_starter()
 
 
-def _end_with_the_starter() -> None:
+def end_with_the_starter() -> None:
+    """End when the process that started this one ends: a pool's would wait for work for ever."""
+    threading.Thread(target=_end_after_the_starter, daemon=True).start()
+
+
+def _end_after_the_starter() -> None:
     starter = multiprocessing.parent_process()
     if starter is not None:
         starter.join()

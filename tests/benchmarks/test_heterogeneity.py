@@ -34,7 +34,7 @@ def test_every_place_is_run_and_written(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
     options = ["--preset", "smoke", "--seeds", "1", "--base", str(tiny_base), "--untuned"]
     options += ["--methods", "local", "fedavg", "--across", "0", "1", "--within", "0.5"]
     options += ["--test-samples", "2", "--out", str(tmp_path)]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,7 +73,7 @@ def test_the_command_goes_on_and_writes_one_page(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
     run: list[str] = []
     carry_out = cells.carry_out
 
@@ -115,6 +118,29 @@ def test_the_command_goes_on_and_writes_one_page(
         assert (out / name).stat().st_size > 0
     assert "3 are there" not in capsys.readouterr().err
     assert main(arguments) == 0 and len(run) == 4
+
+
+def test_processes_of_a_killed_benchmark_end_with_it() -> None:
+    """They would go on with the cells that they were given, and then wait for ever."""
+    script = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pilot_secure.engines.processes import end_with_the_starter
+pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_the_starter)
+print(pool.submit(os.getpid).result(), flush=True)
+pool.submit(time.sleep, 300)
+os.kill(os.getpid(), 9)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == -9
+    status = Path("/proc", ended.stdout.strip(), "status")
+    deadline = time.monotonic() + 20
+    while status.exists() and "(zombie)" not in status.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_mistake_in_the_grid_is_one_sentence(

@@ -129,7 +129,7 @@ def test_a_killed_table_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
     run: list[str] = []
     carry_out = cells.carry_out
 
@@ -170,7 +170,7 @@ def test_a_killed_table_goes_on_where_it_was(
 def test_a_cell_that_fails_is_told_and_the_rest_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
     missing = str(tmp_path / "no-such-base")
     arguments = ["--preset", "smoke", "--tables", "6", "--seeds", "1", "--base", missing]
     assert main([*arguments, "--out", str(tmp_path)]) == 1

@@ -38,7 +38,7 @@ def test_a_mark_is_in_percent_of_the_best_of_all_methods() -> None:
 def test_a_form_is_tuned_apart_and_marked_against_the_others_evidence(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
     monkeypatch.setitem(tune.RATES, "embedded", (1e-3,))
     monkeypatch.setitem(tune.KNOBS, "feddpa-f", tune.KNOBS["feddpa-f"][1:])
     tiny = {"data": {"samples_per_client": 4, "test_samples": 2}, "model": {"max_new_tokens": 2}}
@@ -75,7 +75,7 @@ def test_what_is_chosen_is_what_the_tables_take(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
     monkeypatch.setitem(tune.RATES, "embedded", (1e-3, 1e-2))
     monkeypatch.setitem(tune.KNOBS, "fedprox", tune.KNOBS["fedprox"][:1])
     tiny = {"data": {"samples_per_client": 4, "test_samples": 2}, "model": {"max_new_tokens": 2}}
