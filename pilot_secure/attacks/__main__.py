@@ -39,7 +39,7 @@ class AttackConfig(BaseModel):
         description="run folder; default: made-up updates",
         json_schema_extra={"positional": True},
     )
-    trials: int = Field(6, ge=2, description="batches that are inverted in each setting")
+    trials: int = Field(6, ge=3, description="batches that are inverted in each setting")
     seed: int = Field(0, ge=0, description="seed of the made-up updates and of the batches")
 
 

@@ -39,7 +39,7 @@ NOISE = 1.0
 """Standard deviation of the noise on made-up updates, whose norm is about 1.6."""
 _ROUNDS = 4
 # An inversion worked if blind guesses would do as well with less than this probability.
-_BY_CHANCE = 1e-3
+_BY_CHANCE = 1e-4
 _INVERTED = ((1, 1), (1, 8), (3, 1), (3, 4))  # clients, images a batch
 
 

@@ -287,7 +287,7 @@ def test_a_connectors_update_gives_its_images_away_unless_noised() -> None:
 
     found = {
         f.setting: f
-        for f in inversion_findings(np.random.default_rng(0), trials=2, announce=lambda what: None)
+        for f in inversion_findings(np.random.default_rng(0), trials=3, announce=lambda what: None)
     }
     clear = {setting: f for setting, f in found.items() if "noised" not in setting}
     assert all(f.worked for f in clear.values())
