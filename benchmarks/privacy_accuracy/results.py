@@ -19,7 +19,10 @@ MOMENT = "after_aggregation"
 
 @dataclass(frozen=True)
 class Row:
-    """A method under a protection: mean score of a task's clients over seeds."""
+    """A method under a protection: mean score of a task's clients over seeds.
+
+    With the standard deviation over seeds, and half the 95 % confidence interval of the mean.
+    """
 
     method: str
     protection: str
@@ -27,6 +30,7 @@ class Row:
     target_epsilon: float | None
     task: str
     mean: float
+    sd: float
     half_width: float
     seeds: int
 
@@ -93,6 +97,7 @@ def score_rows(cells: Grid, folder: Path) -> list[Row]:
                     protection.epsilon,
                     task,
                     figure.mean,
+                    figure.sd,
                     figure.half_width,
                     figure.count,
                 )  # fmt: skip
