@@ -6,7 +6,7 @@ which its client and server do, without its (de)serialisation. Ours is the clien
 check, clip, encode, nine masks, pack; and the server's: unpack, add, reconstruct, unmask, pack,
 decode. Flower needs an environment of its own:
 
-    python -m venv /tmp/flower && /tmp/flower/bin/pip install flwr -r requirements-protocols.txt
+    make build/flower/.installed
     OMP_NUM_THREADS=1 build/flower/bin/python -m benchmarks.masking_against_flower
 """
 
