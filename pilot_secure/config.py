@@ -334,8 +334,8 @@ class RunConfig(Section):
     )
     ray_address: str | None = Field(
         None,
-        description="address of the Ray cluster to use, whose machines have this working directory "
-        "and what lies in it; default: a Ray of the run's own on this machine",
+        description="the Ray cluster to use, `auto` or HOST:PORT, whose machines have this working "
+        "directory and what lies in it; default: a Ray of the run's own on this machine",
     )
     phase_timeout_s: Annotated[float, Field(gt=0)] = Field(
         3600.0,

@@ -110,6 +110,7 @@ def _lock(folder: Path, kind: int) -> None:
         while True:
             try:
                 fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
@@ -118,5 +119,4 @@ def _lock(folder: Path, kind: int) -> None:
                         f"{folder}: expected a run that has ended, it is still running."
                     ) from None
                 time.sleep(0.05)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
         _HELD[path] = descriptor

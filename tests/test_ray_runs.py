@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from engine_runs import EngineRuns
 
-from pilot_secure.engines.ray_actors import _knock
+from pilot_secure.engines.ray_actors import _connect, _knock
+from pilot_secure.errors import UsageError
 from pilot_secure.simulate import main
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is an extra: make ray")
@@ -36,7 +37,19 @@ def test_a_cluster_is_knocked_at_before_ray_tries_for_minutes() -> None:
         port = listening.getsockname()[1]
         _knock(f"127.0.0.1:{port}")
         _knock(f"ray://127.0.0.1:{port}")
-    for address in (f"127.0.0.1:{port}", "127.0.0.1:65536"):
+    for address in (f"127.0.0.1:{port}", "127.0.0.1:65536", "here", "127.0.0.1"):
         with pytest.raises(ConnectionError):
             _knock(address)
     _knock("auto")
+
+
+@needs_ray
+def test_ray_that_does_not_start_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refuse(**options: object) -> None:
+        raise RuntimeError("Version mismatch:\nanother Ray")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(UsageError, match=r"does not start \(Version mismatch: another Ray\)"):
+        _connect("auto", 1)

@@ -120,15 +120,21 @@ def _connect(address: str | None, workers: int) -> None:
         ray.init(address=address or "local", log_to_driver=False, logging_level="error", **own)
     except ConnectionError:
         raise UsageError(
-            f"run.ray_address is {address}: expected the address of a Ray cluster, none answers."
+            f"run.ray_address is {address}: expected auto or HOST:PORT of a Ray cluster, none "
+            "answers."
         ) from None
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"run.engine is ray: Ray does not start ({reason}).") from error
 
 
 def _knock(address: str) -> None:
-    """Raise ConnectionError where an address HOST:PORT takes no connection."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not (colon and port.isdecimal()):
-        return  # `auto`, say: Ray's to judge
+    """Raise ConnectionError where no HOST:PORT takes a connection; `auto` is Ray's to find."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ConnectionError(address)
     try:
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
