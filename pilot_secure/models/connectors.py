@@ -192,10 +192,11 @@ class MixtureConnector(Connector):
                 router.weight.copy_(torch.randn(router.weight.shape, generator=generator) * 0.02)
                 router.bias.zero_()
             if cross_task_init == "random":
-                for parameter in self.cross_task_adapters.parameters():
-                    bound = parameter.shape[-1] ** -0.5
-                    values = torch.rand(parameter.shape, generator=generator)
-                    parameter.copy_((2 * values - 1) * bound)
+                for linear in _linears(self.cross_task_adapters):
+                    bound = linear.in_features**-0.5  # of the bias too, as ``nn.Linear`` starts
+                    for parameter in (linear.weight, linear.bias):
+                        values = torch.rand(parameter.shape, generator=generator)
+                        parameter.copy_((2 * values - 1) * bound)
 
     def at(self, place: int, features: Tensor, weights: Mapping[str, float]) -> ConnectorOutput:
         """Eq. 5-6, and the losses ``load_balancing`` (Eq. 7) and ``router_z`` (Eq. 8)."""

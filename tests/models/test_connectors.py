@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from tiny_models import random_features, random_llava
+from torch import nn
 
 from pilot_secure.models import (
     MixtureConnector,
@@ -77,6 +78,16 @@ def test_cross_task_adapters_start_as_the_task_adapter_or_at_random(base):
     weight = "cross_task_adapters.grounding.linear_1.weight"
     assert torch.equal(first.state_dict()[weight], same.state_dict()[weight])
     assert not torch.equal(first.state_dict()[weight], own.state_dict()[weight])
+
+
+def test_random_cross_task_adapters_are_bounded_as_new_linear_layers_are():
+    """By the weight's fan-in, the bias too: here four times the length of the first bias."""
+    base = nn.Sequential(nn.Linear(64, 16), nn.GELU(), nn.Linear(16, 64))
+    crossing = MixtureConnector(base, base, {"grounding": base}, cross_task_init="random")
+    first, _, second = crossing.cross_task_adapters["grounding"]
+    for linear, bound in ((first, 64**-0.5), (second, 16**-0.5)):
+        for parameter in (linear.weight, linear.bias):
+            assert 0.8 * bound < parameter.abs().max() <= bound
 
 
 def test_losses_come_per_sample_and_only_when_weighted(base):
