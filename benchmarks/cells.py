@@ -117,12 +117,13 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> list[str]:
     """
     first = {cell.id: cell for cell in reversed(cells)}  # by its first name, where it has several
     todo = [cell for cell in reversed(first.values()) if not cell.file(folder).exists()]
-    known = len(first) - len(todo)
-    _say(f"{len(todo)} cells to run, {known} are there; {_expectation(todo, jobs)}")
+    there = [cell for cell in first.values() if cell.file(folder).exists()]
+    code, started = code_sha256(), time.monotonic()
+    _say(f"{len(todo)} cells to run, {len(there)} are there; {_expectation(todo, jobs)}")
+    _say_what_is_older(there, folder, code)
     if not todo:
         return []
     problems: list[str] = []
-    code, started = code_sha256(), time.monotonic()
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
     pool = ProcessPoolExecutor(
@@ -179,6 +180,17 @@ def carry_out(cell: Cell, folder: Path, code: str) -> float:
     }
     write_atomically(cell.file(folder), json.dumps(content, indent=1).encode() + b"\n")
     return summary.wall_seconds
+
+
+def _say_what_is_older(cells: Sequence[Cell], folder: Path, code: str) -> None:
+    """Say how many finished cells come from other code: a file's name is that of its settings."""
+    results = [cell.result(folder) for cell in cells]
+    older = sum(result is None or result["code_sha256"] != code for result in results)
+    if older:
+        _say(
+            f"{older} of those that are there were run by another version of the code, and count "
+            f"all the same; for new ones, use another --out or delete {folder / 'cells'}"
+        )
 
 
 def _cpu_seconds() -> float:

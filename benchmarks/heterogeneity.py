@@ -32,9 +32,9 @@ from benchmarks.tables.figures import (
     Columns,
     Figure,
     columns,
+    in_percent,
     paired,
     tasks_of,
-    with_percent,
 )
 from benchmarks.tables.layouts import VISUAL, Row
 from benchmarks.tables.presets import PRESETS
@@ -42,7 +42,7 @@ from pilot_secure.errors import ConfigError, FederationError, UsageError
 from pilot_secure.federation.methods import METHODS
 from pilot_secure.files import write_atomically
 
-REFERENCE = "local"
+REFERENCE, MAIN = "local", "pilot"
 ACROSS, WITHIN = (0.0, 0.5, 1.0), (0.0, 1.0)
 COMPARED = ("local", "fedavg", "task_fedavg", "pilot")
 NAME = "heterogeneity"
@@ -116,16 +116,9 @@ def gather(folder: Path, cells: Mapping[tuple[Place, str, int], Cell], moment: s
             scores = columns(clients, moment)
             found.setdefault(place, {}).setdefault(method, {})[seed] = scores
     return {
-        place: {
-            method: {
-                seed: with_percent(scores, reference[seed], tasks)
-                for seed, scores in seeds.items()
-                if seed in reference
-            }
-            for method, seeds in methods.items()
-        }
+        place: in_percent(methods, REFERENCE, tasks)
         for place, methods in found.items()
-        if (reference := methods.get(REFERENCE, {}))
+        if methods.get(REFERENCE)
     }
 
 
@@ -187,19 +180,25 @@ def _plain(found: Contest) -> dict[str, object]:
 
 
 def markdown(runs: Mapping[str, Runs]) -> str:
-    """A grid for each moment: the mean over tasks in percent of Local, and who is first."""
+    """A grid for each moment: the mean over tasks in percent of Local, and fixed pairs."""
     lines = [
-        "Mean over tasks of the score in percent of Local's, ± standard deviation over seeds. The",
-        "lead is paired by seed, ± 95 % confidence interval; *clear* where that leaves zero out.",
+        "Mean over tasks of the score in percent of Local's, ± standard deviation over seeds;",
+        f"{MAIN} minus the others, paired by seed, ± 95 % confidence interval. Who is first",
+        "is chosen by the same runs that its lead is taken from, so that a lead is a little too",
+        "large; *clear* where its interval leaves zero out.",
         "",
     ]
     for moment, places in runs.items():
         names = list(next(iter(places.values())))
+        others = [name for name in names if name != MAIN] if MAIN in names else []
         lines += [f"{moment.replace('_', ' ').capitalize()}:", ""]
-        lines += [f"| across | within | {' | '.join(names)} | first | its lead |"]
-        lines += ["|---" * (len(names) + 4) + "|"]
+        heading = [*names, *(f"{MAIN} − {name}" for name in others), "first", "its lead"]
+        lines += [f"| across | within | {' | '.join(heading)} |"]
+        lines += ["|---" * (len(heading) + 2) + "|"]
         for (across, within), methods in places.items():
             cells = [_pm(_figure(methods[name])) for name in names]
+            pairs = [paired(methods[MAIN], methods[name])[MEAN_OF_TASKS] for name in others]
+            cells += [_pm(pair, pair.half_width) for pair in pairs]
             best = contest(methods)
             clear = ", clear" if best.is_clear else ""
             lead = f"{_pm(best.lead, best.lead.half_width)} to {best.second}{clear}"

@@ -3,17 +3,19 @@
     python -m benchmarks.tune --preset embedded --jobs 2
     python -m benchmarks.tune --preset embedded --methods pilot fedavg --scenarios general-vqa
 
-Each method has eight trials: four learning rates (of LoRA in both stages), times two values of one
-knob of its own or, where a method has none, of the connector's learning rate. A trial is one run in
-the clear with a seed of its own, far from those of the tables: the embedded scenarios then draw
-other clients with other samples to train and to validate on. With the user's own files, part of the
-training file is validated on instead of the test file.
+All methods have the same number of trials: learning rates (of LoRA in both stages), times two
+values of one knob of its own or, where a method has none, of the connector's learning rate. Where
+the best rate is the grid's first or last, that is said: a better one may lie outside. A trial is
+one run in the clear with a seed of its own, far from those of the tables: the embedded scenarios
+then draw other clients with other samples to train and to validate on. With the user's own files,
+part of the training file is validated on instead of the test file.
 
-FedDPA-F is searched apart from FedDPA-T, as ``feddpa-f``. A trial's mark is the mean over tasks of
-its score after the last aggregation (or ``--moment``) in percent of the task's best over all trials
-of all methods; of those that are not searched now, the evidence is taken. The best trial of each
-method is written to configs/tuned/PRESET/SCENARIO/METHOD.yaml, and every trial's mark to
-evidence.json beside it.
+FedDPA-F is searched apart from FedDPA-T, as ``feddpa-f``; ``pilot-m6`` is the half of Pilot's
+trials that has the paper's M. A trial's mark is the mean over tasks of its score after the last
+aggregation (or ``--moment``) in percent of the task's best over all trials of all methods, those of
+the evidence that are not searched now among them. The best trial of each method is written to
+configs/tuned/PRESET/SCENARIO/METHOD.yaml, and every trial's mark to evidence.json beside it; all of
+them anew at every search, since one method's best is part of every other's mark.
 
 Trials are cells in ``--out``: called again, the search goes on where it was.
 """
@@ -28,9 +30,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.cells import ROOT, Cell, code_sha256, merged, run_cells
+from benchmarks.cells import ROOT, Cell, merged, run_cells
 from benchmarks.tables.figures import MOMENTS, columns, tasks_of
-from benchmarks.tables.layouts import FEDDPA_F, FINE_TUNING, GENERAL, SHIFT, VISUAL, Row
+from benchmarks.tables.layouts import (
+    FEDDPA_F,
+    FINE_TUNING,
+    GENERAL,
+    PAPERS_M,
+    PILOT_M6,
+    SHIFT,
+    VISUAL,
+    Row,
+)
 from benchmarks.tables.presets import PRESETS, TUNED, Preset
 from pilot_secure.config_file import dump_settings
 from pilot_secure.errors import ConfigError
@@ -38,19 +49,24 @@ from pilot_secure.federation.methods import METHODS
 from pilot_secure.files import write_atomically
 
 VALIDATION_SEED = 1_000_000
-RATES = {"embedded": (1.5e-3, 3e-3, 6e-3, 1.2e-2), "paper": (1e-5, 2e-5, 4e-5, 1e-4)}
+RATES = {
+    "embedded": (1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2),
+    "paper": (1e-5, 2e-5, 4e-5, 1e-4, 2e-4),
+}
 SIZES: dict[str, Any] = {"embedded": {"data": {"test_samples": 100}}}
 CONNECTOR = [{"training": {"connector_rate_factor": factor}} for factor in (0.3, 1.0)]
 KNOBS: dict[str, list[dict[str, Any]]] = {
     "pilot": [{"federation": {"num_neighbours": m}} for m in (2, 6)],
+    PILOT_M6: [PAPERS_M],
     "fedprox": [{"methods": {"proximal_weight": mu}} for mu in (0.01, 0.1)],
-    "fedadam": [{"methods": {"server_learning_rate": eta}} for eta in (3e-3, 1e-2)],
+    "fedadam": [{"methods": {"server_learning_rate": eta}} for eta in (1e-2, 3e-2)],
     "feddpa": [{"methods": {"feddpa_max_weight": most}} for most in (0.5, 1.0)],
     FEDDPA_F: [{"methods": {"feddpa_max_weight": most}} for most in (0.5, 1.0)],
 }
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in METHODS},
     FEDDPA_F: ("feddpa", FINE_TUNING),
+    PILOT_M6: ("pilot", PAPERS_M),
 }
 """What is searched, by name: a method, and the settings that make it this form of it."""
 
@@ -122,35 +138,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def choose(options: argparse.Namespace, scenario: str, by_method: Trials) -> None:
     """Write each method's best trial as a configuration, and all trials as evidence."""
-    scores = {
-        method: [_by_task(cell, options.out, options.moment) for _, cell in many]
-        for method, many in by_method.items()
-    }
     folder = options.tuned / options.preset / scenario
     evidence = _evidence(folder / "evidence.json")
-    others = {
-        form: [trial["scores"] for trial in found["trials"]]
-        for form, found in evidence.items()
-        if found["moment"] == options.moment
-    }
-    marked = marks({**others, **scores})
-    for method, many in by_method.items():
-        place = max(range(len(many)), key=lambda i: marked[method][i])
-        chosen, mark = many[place][0], marked[method][place]
-        write_atomically(
-            folder / f"{method}.yaml", _yaml(options, scenario, method, chosen, mark).encode()
-        )
-        evidence[method] = {
+    for form, many in by_method.items():
+        evidence[form] = {
             "moment": options.moment,
-            "code_sha256": code_sha256(),
             "trials": [
-                {"settings": settings, "scores": score, "mark": round(value, 3)}
-                for (settings, _), score, value in zip(
-                    many, scores[method], marked[method], strict=True
-                )
+                {"settings": settings, "code_sha256": code, "scores": scores}
+                for settings, cell in many
+                for code, scores in [_by_task(cell, options.out, options.moment)]
             ],
         }
-        print(f"{scenario:22} {method:12} {mark:6.1f}  {_short(chosen)}")
+    same = {form: own for form, own in evidence.items() if own["moment"] == options.moment}
+    marked = marks({form: [t["scores"] for t in own["trials"]] for form, own in same.items()})
+    for form, own in same.items():
+        for trial, mark in zip(own["trials"], marked[form], strict=True):
+            trial["mark"] = round(mark, 3)
+        best = max(own["trials"], key=lambda trial: trial["mark"])
+        edge = _edge(own["trials"], best)
+        text = _yaml(options, scenario, form, own["trials"], best)
+        write_atomically(folder / f"{form}.yaml", text.encode())
+        print(f"{scenario:22} {form:12} {best['mark']:6.1f}  {_short(best['settings'])}{edge}")
     write_atomically(folder / "evidence.json", json.dumps(evidence, indent=1).encode() + b"\n")
 
 
@@ -158,27 +166,40 @@ def _evidence(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _by_task(cell: Cell, folder: Path, moment: str) -> dict[str, float]:
-    clients = cell.clients(folder)
-    assert clients is not None
+def _by_task(cell: Cell, folder: Path, moment: str) -> tuple[str, dict[str, float]]:
+    """Return the hash of the code that ran a cell, and its score by task."""
+    clients, result = cell.clients(folder), cell.result(folder)
+    assert clients is not None and result is not None
     scores = columns(clients, moment)
-    return {task: scores[task] for task in tasks_of(clients)}
+    return result["code_sha256"], {task: scores[task] for task in tasks_of(clients)}
+
+
+def _edge(trials: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> str:
+    """Say that the best rate is the least or the greatest of several."""
+    rates = [trial["settings"]["training"]["learning_rate_stage1"] for trial in trials]
+    own = best["settings"]["training"]["learning_rate_stage1"]
+    inside = min(rates) < own < max(rates) or min(rates) == max(rates)
+    return "" if inside else " (the grid's edge: a better rate may lie outside)"
 
 
 def _yaml(
-    options: argparse.Namespace, scenario: str, form: str, chosen: dict[str, Any], mark: float
+    options: argparse.Namespace,
+    scenario: str,
+    form: str,
+    trials: Sequence[Mapping[str, Any]],
+    best: Mapping[str, Any],
 ) -> str:
     """The chosen settings alone, on top of the scenario's own file, with what they are for."""
     file = PRESETS[options.preset].files[scenario]
     comment = (
-        f"{form} on {scenario}: the best of {len(RATES[options.preset]) * 2} trials on\n"
-        f"validation data, {mark:.1f} % of the best score of any method\n"
-        f"(mean of tasks, {options.moment}).\n"
+        f"{form} on {scenario}: the best of {len(trials)} trials on\n"
+        f"validation data, {best['mark']:.1f} % of the best score of any method\n"
+        f"(mean of tasks, {options.moment}).{_edge(trials, best)}\n"
         f"Chosen by python -m benchmarks.tune --preset {options.preset}; all trials are in "
         f"evidence.json.\nThe tables put this on top of configs/{file}."
     )
     method, settings = FORMS[form]
-    content = merged(chosen, settings, {"federation": {"method": method}})
+    content = merged(best["settings"], settings, {"federation": {"method": method}})
     return dump_settings(content, comment)
 
 

@@ -22,8 +22,10 @@ def grid(heading: Row, rows: Sequence[Row]) -> list[str]:
     return [*(f"| {' | '.join(cells)} |" for cells in lines), ""]
 
 
-def pm(mean: float, spread: float | None, *, sign: str = "") -> str:
-    """Return a figure with what it may be off by, where that is known."""
+def pm(mean: float | None, spread: float | None, *, sign: str = "") -> str:
+    """Return a figure with what it may be off by, where that is known; a dash for none."""
+    if mean is None or math.isnan(mean):
+        return "–"
     after = "" if spread is None or math.isnan(spread) else f" ± {spread:.1f}"
     return f"{mean:{sign}.1f}{after}"
 

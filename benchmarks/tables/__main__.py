@@ -5,7 +5,8 @@
     python -m benchmarks.tables --tables 7     # beyond the paper: configs/visual-shift.yaml
 
 One run for each row and seed, in the clear unless ``--secure-agg``, with the settings that
-``benchmarks.tune`` chose for the row's method where there are any. Results go into ``--out``: cells
+``benchmarks.tune`` chose for the row's method; rows without any are named, and have the
+configuration's own. Results go into ``--out``: cells
 as they finish, then table-N.csv, .json, .md and .png, and tables.md with all of them. Called again,
 it goes on where it was.
 """
@@ -14,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from benchmarks.cells import ROOT, Cell, merged, run_cells
 from benchmarks.tables.cost import Cost, cost_of
 from benchmarks.tables.counts import all_counts
-from benchmarks.tables.figures import MOMENTS, Columns, columns, tasks_of, with_percent
+from benchmarks.tables.figures import MOMENTS, Columns, columns, in_percent, tasks_of
 from benchmarks.tables.layouts import TABLES, Row, Table
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.report import Filled, markdown, write
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for row in table.rows
             for seed in range(options.seeds)
         }
+        untuned = {(table.number, row.label) for table, row in _untuned(options, tables)}
         problems = run_cells(list(cells.values()), options.out, options.jobs)
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, call again to go on", file=sys.stderr)
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, UsageError, FederationError) as error:
         print(error, file=sys.stderr)
         return 2
-    written = [fill(options.out, table, cells) for table in tables]
+    written = [fill(options.out, table, cells, untuned) for table in tables]
     for filled in written:
         write(filled, options.out)
     text = "\n".join(markdown(filled) for filled in written)
@@ -95,7 +97,30 @@ def _cell(options: argparse.Namespace, table: Table, row: Row, seed: int) -> Cel
     return Cell(cell.label, merged(cell.settings, {"model": {"base": options.base}}))
 
 
-def fill(folder: Path, table: Table, cells: dict[tuple[int, str, int], Cell]) -> Filled:
+def _untuned(options: argparse.Namespace, tables: Sequence[Table]) -> list[tuple[Table, Row]]:
+    """Return the rows without tuned settings, and name them on standard error."""
+    preset, found = PRESETS[options.preset], []
+    for table in tables:
+        rows = [r for r in table.rows if options.untuned or not preset.is_tuned(table.scenario, r)]
+        found += [(table, row) for row in rows]
+        if rows and preset.tuned and not options.untuned:
+            labels = ", ".join(row.label for row in rows)
+            labels = "all rows" if len(rows) == len(table.rows) else labels
+            file = preset.files[table.scenario]
+            print(
+                f"table {table.number}: not tuned on {table.scenario}, so with the settings of "
+                f"configs/{file}: {labels} (python -m benchmarks.tune)",
+                file=sys.stderr,
+            )
+    return found
+
+
+def fill(
+    folder: Path,
+    table: Table,
+    cells: dict[tuple[int, str, int], Cell],
+    untuned: Set[tuple[int, str]],
+) -> Filled:
     """Read a table's cells; a row and seed that failed is left out."""
     values: dict[str, dict[str, dict[int, Columns]]] = {moment: {} for moment in MOMENTS}
     tasks: list[str] = []
@@ -107,23 +132,16 @@ def fill(folder: Path, table: Table, cells: dict[tuple[int, str, int], Cell]) ->
         if clients is None:
             continue
         costs.setdefault(label, {})[seed] = cost_of(cell.result(folder) or {})
-        chosen[label] = shown_settings(cell.config)
+        chosen[label] = shown_settings(cell.config, tuned=(number, label) not in untuned)
         tasks = tasks_of(clients)
         metrics = {client.task: client.metric for client in clients}
         for moment in MOMENTS:
             values[moment].setdefault(label, {})[seed] = columns(clients, moment)
             if clients[0].before is not None:
                 values[moment].setdefault(BASE, {})[seed] = columns(clients, "before")
-    for rows in values.values():
-        reference = rows.get(table.measure, {})
-        for label, seeds in rows.items():
-            rows[label] = {
-                seed: with_percent(own, reference[seed], tasks)
-                for seed, own in seeds.items()
-                if seed in reference
-            }
+    measured = {m: in_percent(rows, table.measure, tasks) for m, rows in values.items()}
     counts = all_counts() if table.number == 4 else {}
-    return Filled(table, values, tasks, metrics, counts, costs, chosen)
+    return Filled(table, measured, tasks, metrics, counts, costs, chosen)
 
 
 if __name__ == "__main__":

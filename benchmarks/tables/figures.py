@@ -27,7 +27,9 @@ class Figure:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Figure:
-        """Return the figure of some seeds' values."""
+        """Return the figure of some seeds' values; nan if one of them is not defined."""
+        if any(map(math.isnan, values)):
+            return cls(math.nan, math.nan, len(values))
         sd = statistics.stdev(values) if len(values) > 1 else math.nan
         return cls(statistics.fmean(values), sd, len(values))
 
@@ -60,16 +62,30 @@ def tasks_of(clients: Clients) -> list[str]:
     return list(dict.fromkeys(client.task for client in clients))
 
 
-def with_percent(own: Columns, reference: Columns, tasks: Sequence[str]) -> Columns:
-    """Add the mean over tasks of the score in percent of the reference's.
+def in_percent(
+    rows: Mapping[str, Mapping[int, Columns]], reference: str, tasks: Sequence[str]
+) -> dict[str, dict[int, Columns]]:
+    """Add the mean over tasks of the score in percent of the reference row's, seed by seed.
 
-    Scores of different metrics do not add up: CIDEr x 100 goes to 1000, an accuracy to 100.
+    Scores of different metrics do not add up: CIDEr x 100 goes to 1000, an accuracy to 100. A task
+    that the reference scores 0 in with any seed counts with none; without a task, the mean is nan.
+    Seeds that the reference lacks are left out.
     """
-    known = [task for task in tasks if reference[task] > 0]
-    if not known:
-        return {**own, MEAN_OF_TASKS: math.nan}
-    percent = statistics.fmean(100 * own[task] / reference[task] for task in known)
-    return {**own, MEAN_OF_TASKS: percent}
+    measure = rows.get(reference, {})
+    known = [task for task in tasks if all(own[task] > 0 for own in measure.values())]
+    return {
+        row: {
+            seed: {**own, MEAN_OF_TASKS: _mean_percent(own, measure[seed], known)}
+            for seed, own in seeds.items()
+            if seed in measure
+        }
+        for row, seeds in rows.items()
+    }
+
+
+def _mean_percent(own: Columns, reference: Columns, tasks: Sequence[str]) -> float:
+    percent = [100 * own[task] / reference[task] for task in tasks]
+    return statistics.fmean(percent) if percent else math.nan
 
 
 def paired(first: Mapping[int, Columns], other: Mapping[int, Columns]) -> dict[str, Figure]:

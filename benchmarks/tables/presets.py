@@ -36,16 +36,20 @@ class Preset:
 
     def tuned_settings(self, scenario: str, name: str) -> dict[str, Any]:
         """Return the chosen settings of a method or form of it; nothing where it was not tuned."""
-        path = tuned_file(self.tuned, scenario, name) if self.tuned else None
-        if path is None or not path.exists():
+        path = self.tuned_file(scenario, name)
+        if path is None:
             return {}
         content = read_config_file(path)
         return {s: content[s] for s in ("training", "methods", "federation") if s in content}
 
+    def tuned_file(self, scenario: str, name: str) -> Path | None:
+        """Return the tuned configuration of a method or form of it, None where there is none."""
+        path = TUNED / self.tuned / scenario / f"{name}.yaml" if self.tuned else None
+        return path if path is not None and path.exists() else None
 
-def tuned_file(preset: str, scenario: str, name: str) -> Path:
-    """Return where the tuned configuration of a method, or of a form of it, is."""
-    return TUNED / preset / scenario / f"{name}.yaml"
+    def is_tuned(self, scenario: str, row: Row) -> bool:
+        """Whether there are tuned settings for a row's method."""
+        return self.tuned_file(scenario, row.tuned or row.method) is not None
 
 
 def exchanges(method: str) -> bool:

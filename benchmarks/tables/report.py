@@ -96,7 +96,10 @@ def json_text(filled: Filled) -> str:
         "metrics": dict(filled.metrics),
         "moments": {
             moment: {
-                "scores": {row: dict(seeds) for row, seeds in filled.values[moment].items()},
+                "scores": {
+                    row: {seed: _or_none(scores) for seed, scores in seeds.items()}
+                    for row, seeds in filled.values[moment].items()
+                },
                 "figures": _plain(filled.figures(moment)),
                 "differences": _plain(filled.differences(moment)),
             }
@@ -116,12 +119,14 @@ def _plain(
     rows: Mapping[str, Mapping[str, Figure]],
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     return {
-        row: {
-            column: {k: None if math.isnan(v) else v for k, v in _all(figure).items()}
-            for column, figure in figures.items()
-        }
+        row: {column: _or_none(_all(figure)) for column, figure in figures.items()}
         for row, figures in rows.items()
     }
+
+
+def _or_none(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no nan."""
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
 def _all(figure: Figure) -> dict[str, float]:
@@ -168,7 +173,7 @@ def _title(moment: str) -> str:
 
 def _pm(figure: Figure, spread: float, sign: str = "") -> str:
     after = "" if math.isnan(spread) else f" ± {spread:.1f}"
-    return f"{figure.mean:{sign}.1f}{after}"
+    return "–" if math.isnan(figure.mean) else f"{figure.mean:{sign}.1f}{after}"
 
 
 def _grid(corner: str, rows: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -11,8 +11,8 @@ _OWN = {
 }
 
 
-def shown_settings(config: SimulationConfig) -> dict[str, str]:
-    """Return learning rates, and the method's own setting, by their names."""
+def shown_settings(config: SimulationConfig, *, tuned: bool) -> dict[str, str]:
+    """Return learning rates, and the method's own setting, by their names, and where from."""
     training, federation = config.training, config.federation
     rates = dict.fromkeys((training.learning_rate_stage1, training.learning_rate_stage2))
     shown = {
@@ -25,4 +25,5 @@ def shown_settings(config: SimulationConfig) -> dict[str, str]:
     }
     if config.selects_neighbours:
         own["M"] = str(federation.num_neighbours)
-    return {**shown, "own": ", ".join(f"{sign} {value}" for sign, value in own.items()) or "–"}
+    shown["own"] = ", ".join(f"{sign} {value}" for sign, value in own.items()) or "–"
+    return {**shown, "tuned": "yes" if tuned else "no"}

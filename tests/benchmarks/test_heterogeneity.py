@@ -28,6 +28,14 @@ def test_the_lead_is_paired_by_seed() -> None:
     assert not contest({"local": scores(100), "pilot": scores(110)}).is_clear
 
 
+def test_pilot_is_set_against_each_of_the_others() -> None:
+    methods = {"local": scores(100, 100), "fedavg": scores(107, 115), "pilot": scores(110, 120)}
+    told = heterogeneity.markdown({"after_local": {(1.0, 0.5): methods}})
+    assert "| across | within | local | fedavg | pilot | pilot − local | pilot − fedavg |" in told
+    row = "| 1 | 0.5 | 100.0 ± 0.0 | 111.0 ± 5.7 | 115.0 ± 7.1 | 15.0 ± 63.5 | 4.0 ± 12.7 | pilot |"
+    assert row in told
+
+
 def test_every_place_is_run_and_written(
     tiny_base: Path,
     tmp_path: Path,

@@ -13,7 +13,7 @@ from benchmarks import cells
 from benchmarks.tables.__main__ import main
 from benchmarks.tables.cost import Cost, median_seconds, told
 from benchmarks.tables.counts import count
-from benchmarks.tables.figures import MEAN_OF_TASKS, Figure, columns, paired, with_percent
+from benchmarks.tables.figures import MEAN_OF_TASKS, Figure, columns, in_percent, paired
 from benchmarks.tables.layouts import TABLES, Row
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.settings import shown_settings
@@ -37,10 +37,21 @@ def test_columns_are_clients_and_means_of_tasks() -> None:
 def test_percent_of_the_reference_is_the_mean_over_tasks() -> None:
     """30 of 20 and 7 of 14 are 150 % and 50 %; a task of which the reference has none is out."""
     own, reference = {"read": 30.0, "draw": 7.0}, {"read": 20.0, "draw": 14.0}
-    assert with_percent(own, reference, ["read", "draw"])[MEAN_OF_TASKS] == 100
+    rows = {"own": {0: own, 1: own, 9: own}, "reference": {0: reference, 1: reference}}
+    assert percents(rows, ["read", "draw"]) == [100, 100]
     none = {"read": 20.0, "draw": 0.0}
-    assert with_percent(own, none, ["read", "draw"])[MEAN_OF_TASKS] == 150
-    assert math.isnan(with_percent(own, {"read": 0.0}, ["read"])[MEAN_OF_TASKS])
+    for_all = {**rows, "reference": {0: reference, 1: none}}
+    assert percents(for_all, ["read", "draw"]) == [150, 150], "the same tasks with every seed"
+    nothing = percents(for_all, ["draw"])
+    assert all(map(math.isnan, nothing))
+    figure = Figure.of([*nothing, 5.0])
+    assert math.isnan(figure.mean) and math.isnan(figure.half_width) and figure.count == 3
+
+
+def percents(rows: dict[str, dict[int, dict[str, float]]], tasks: list[str]) -> list[float]:
+    return [
+        scores[MEAN_OF_TASKS] for scores in in_percent(rows, "reference", tasks)["own"].values()
+    ]
 
 
 def test_differences_are_paired_by_seed() -> None:
@@ -70,13 +81,14 @@ def test_a_row_shows_what_tuning_decided() -> None:
     preset = PRESETS["embedded"]
     settings = {"federation": {"num_neighbours": 2}, "training": {"learning_rate_stage2": 3e-3}}
     pilot = preset.cell("general-vqa", Row("Pilot", "pilot", settings), 0, secure=False)
-    shown = shown_settings(pilot.config)
+    shown = shown_settings(pilot.config, tuned=True)
     assert shown["LoRA rate"].endswith("0.003") and shown["own"] == "M 2"
+    assert shown["tuned"] == "yes"
     prox = {"methods": {"proximal_weight": 0.1}}
     rival = preset.cell("general-vqa", Row("FedProx", "fedprox", prox), 0, secure=False)
-    assert shown_settings(rival.config)["own"] == "μ 0.1"
+    assert shown_settings(rival.config, tuned=False)["own"] == "μ 0.1"
     local = preset.cell("general-vqa", Row("Local", "local"), 0, secure=False)
-    assert shown_settings(local.config)["own"] == "–"
+    assert shown_settings(local.config, tuned=False)["own"] == "–"
 
 
 def test_every_method_has_its_row() -> None:
@@ -93,7 +105,8 @@ def test_every_row_is_a_configuration_of_its_own(number: int, preset: str) -> No
             main(["--tables", str(number), "--preset", preset])
         return
     made = [PRESETS[preset].cell(table.scenario, row, 3, secure=False) for row in table.rows]
-    assert len({cell.id for cell in made}) == len(table.rows)
+    own = [cell for row, cell in zip(table.rows, made, strict=True) if row.label != "Pilot, M = 6"]
+    assert len({cell.id for cell in own}) == len(own)
     assert {cell.config.run.seed for cell in made} == {3}
     assert {table.first, table.measure} <= {row.label for row in table.rows}
 
@@ -152,6 +165,10 @@ def test_a_killed_table_goes_on_where_it_was(
     told = capsys.readouterr()
     assert "1 cells to run, 1 are there" in told.err
     assert "0 cells to run, 2 are there" in told.err
+    assert "another version of the code" not in told.err
+    monkeypatch.setattr(cells, "code_sha256", lambda: "changed")
+    assert main(arguments) == 0
+    assert "2 of those that are there were run by another version" in capsys.readouterr().err
     assert "## Table 6. Initialisation of the cross-task adapters" in told.out
     content = json.loads((out / "table-6.json").read_text())
     after = content["moments"]["after_aggregation"]

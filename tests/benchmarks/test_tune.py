@@ -20,8 +20,10 @@ from pilot_secure.federation.methods import METHODS
 @pytest.mark.parametrize("name", ["embedded", "paper"])
 def test_every_method_has_the_same_number_of_trials(name: str) -> None:
     found = tune.trials(PRESETS[name], name, VISUAL, sorted(tune.FORMS))
-    assert set(found) == {*METHODS, "feddpa-f"}
-    assert {len(many) for many in found.values()} == {8}
+    assert set(found) == {*METHODS, "feddpa-f", "pilot-m6"}
+    of_pilot = {cell.id for _, cell in found["pilot"]}
+    assert {cell.id for _, cell in found.pop("pilot-m6")} < of_pilot
+    assert {len(many) for many in found.values()} == {10}
     every = [cell for many in found.values() for _, cell in many]
     assert len({cell.id for cell in every}) == len(every)
     for cell in every:
@@ -33,6 +35,14 @@ def test_a_mark_is_in_percent_of_the_best_of_all_methods() -> None:
     """Best 40 and 8: (20/40 + 8/8)/2 = 75 %, (40/40 + 2/8)/2 = 62.5 %."""
     scores = {"one": [{"read": 20.0, "draw": 8.0}], "other": [{"read": 40.0, "draw": 2.0}]}
     assert tune.marks(scores) == {"one": [75.0], "other": [62.5]}
+
+
+def test_a_best_rate_on_the_edge_of_the_grid_is_told() -> None:
+    trials = [{"settings": {"training": {"learning_rate_stage1": rate}}} for rate in (1, 2, 4)]
+    assert tune._edge(trials, trials[1]) == ""
+    assert "edge" in tune._edge(trials, trials[0])
+    assert "edge" in tune._edge(trials, trials[2])
+    assert tune._edge(trials[:1], trials[0]) == ""
 
 
 def test_a_form_is_tuned_apart_and_marked_against_the_others_evidence(
@@ -47,13 +57,15 @@ def test_a_form_is_tuned_apart_and_marked_against_the_others_evidence(
     folder = tmp_path / "embedded" / VISUAL
     folder.mkdir(parents=True)
     tasks = ("question-answering", "captioning", "grounding")
-    best = {"settings": {}, "scores": dict.fromkeys(tasks, 1e6), "mark": 100.0}
-    known = {"pilot": {"moment": "after_aggregation", "trials": [best]}}
+    rate = {"training": {"learning_rate_stage1": 2e-3}}
+    best = {"settings": rate, "code_sha256": "0", "scores": dict.fromkeys(tasks, 1e6)}
+    known = {"pilot": {"moment": "after_aggregation", "trials": [{**best, "mark": 7.0}]}}
     (folder / "evidence.json").write_text(json.dumps(known))
     arguments = ["--scenarios", VISUAL, "--methods", "feddpa-f", "--out", str(tmp_path / "cells")]
     assert tune.main([*arguments, "--tuned", str(tmp_path)]) == 0
     evidence = json.loads((folder / "evidence.json").read_text())
-    assert evidence["pilot"] == known["pilot"]
+    assert evidence["pilot"]["trials"] == [{**best, "mark": 100.0}], "marked anew"
+    assert "100.0 % of the best" in (folder / "pilot.yaml").read_text()
     assert all(trial["mark"] < 1 for trial in evidence["feddpa-f"]["trials"])
     chosen = validate(SimulationConfig, read_config_file(folder / "feddpa-f.yaml"))
     assert chosen.federation.method == "feddpa"
