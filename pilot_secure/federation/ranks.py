@@ -29,12 +29,13 @@ PATIENCE = timedelta(days=30)
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is trained next, for how many steps, from which state."""
+    """What is trained next, for how many steps, from which state, and the label of its draws."""
 
     state: ClientState
     stage: int
     plan: TrainingPlan
     steps: int
+    label: str
 
 
 @dataclass(frozen=True)

@@ -204,12 +204,12 @@ class Worker:
         The loss of a step is the mean over its samples of cross-entropy plus weighted auxiliary
         losses, and the plan's proximal term. The optimiser (AdamW, cosine schedule with warm-up)
         starts afresh: no state is carried from one stage or round to the next. ``label`` fixes the
-        order of the samples. Under a ``protection`` of single examples the steps are private
+        order of the samples, and what dropout leaves out. Under a ``protection`` of single examples the steps are private
         (`pilot_secure.privacy.dp_sgd`). Returns the number of steps.
         """
         settings = self._training
         steps = settings.epochs * math.ceil(len(samples) / settings.batch_size)
-        job = TrainingJob(state, stage, plan, steps)
+        job = TrainingJob(state, stage, plan, steps, label)
         if self.ranks.count > 1:
             self.ranks.tell(replace(job, state=self._to_train(state)))
         generator = torch.Generator().manual_seed(_derived_seed(self._seed, label))
@@ -271,10 +271,18 @@ class Worker:
         self.model.train()
         connector.train()
         updating = self._update(connector, optimizer, pull, generator, protection)
-        with self._weighted_by(plan), updating as update:
+        with self._drawing(job.label), self._weighted_by(plan), updating as update:
             yield connector, update, schedule
         self.model.eval()
         connector.eval().requires_grad_(False)
+
+    @contextmanager
+    def _drawing(self, label: str) -> Iterator[None]:
+        """Fix what dropout leaves out in this process, whatever was drawn before and is after."""
+        device = self.accelerator.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(_derived_seed(self._seed, f"{label}/dropout/{self.ranks.rank}"))
+            yield
 
     def _trained_parameters(
         self, connector: Connector, plan: TrainingPlan

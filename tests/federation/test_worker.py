@@ -189,6 +189,36 @@ def test_a_client_does_not_meet_the_one_before(worker: Worker, samples: Samples)
     assert changed(alone.connector.state_dict(), again.connector.state_dict()) == set()
 
 
+def test_dropout_is_fixed_by_seed_and_label(tiny_base: Path, samples: Samples) -> None:
+    """Whoever trained before in this process, and whatever drew from torch's generator."""
+    model = ModelConfig(base=str(tiny_base), lora_rank=2, lora_dropout=0.5)
+    settings = TrainingConfig(batch_size=len(samples))  # one batch: its order changes nothing
+    worker = Worker(model, settings, seed=0)
+
+    def result(lent: Worker, label: str = "c/1") -> Snapshot:
+        state = pilot_state(worker, 1)
+        lent.train(
+            state,
+            samples,
+            stage=1,
+            label=label,
+            journal=lambda *entry: None,
+            progress=lambda seconds: None,
+        )
+        return state.text_adapter
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    alone = result(worker)
+    assert torch.equal(torch.get_rng_state(), before)  # nothing outside changes
+    torch.manual_seed(6)
+    somebody_else = result(worker, "c/2")
+    assert changed(alone, result(worker)) == set()
+    assert changed(alone, somebody_else) != set()
+    assert changed(alone, result(Worker(model, settings, seed=0))) == set()
+    assert changed(alone, result(Worker(model, settings, seed=1))) != set()
+
+
 def test_every_sample_is_used_once_in_each_epoch(
     make_worker: Callable[..., Worker], samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
