@@ -204,8 +204,8 @@ class Worker:
         The loss of a step is the mean over its samples of cross-entropy plus weighted auxiliary
         losses, and the plan's proximal term. The optimiser (AdamW, cosine schedule with warm-up)
         starts afresh: no state is carried from one stage or round to the next. ``label`` fixes the
-        order of the samples, and what dropout leaves out. Under a ``protection`` of single examples the steps are private
-        (`pilot_secure.privacy.dp_sgd`). Returns the number of steps.
+        order of the samples, and what dropout leaves out. Under a ``protection`` of single examples
+        the steps are private (`pilot_secure.privacy.dp_sgd`). Returns the number of steps.
         """
         settings = self._training
         steps = settings.epochs * math.ceil(len(samples) / settings.batch_size)

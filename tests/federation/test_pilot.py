@@ -200,6 +200,23 @@ def test_own_mean_becomes_the_task_adapter_and_others_are_kept_for_stage_2() -> 
         assert torch.equal(mixture.client_adapter.state_dict()[name], client_adapter[name])
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_client_that_first_trains_later_starts_from_its_tasks_mean(stage: int) -> None:
+    method, lent = pilot(), worker()
+    state = ClientState({})
+    start = method.start(lent)["task_adapter"]
+    size = sum(tensor.numel() for tensor in start.values())
+    other_alone = {"task.read": np.full(size, 2, np.float32), "task.draw": None}
+    method.absorb_means(state, other_alone, lent, "draw")
+    assert state.connector is None  # nothing of its own yet: the base model's
+    method.absorb_means(state, {"task.draw": np.full(size, 1, np.float32)}, lent, "draw")
+    method.begin_stage(state, stage, lent, "draw")
+    for name, tensor in method.upload(state)["task_adapter"].items():
+        torch.testing.assert_close(tensor, start[name] + 1)
+    for name, tensor in state.connector.client_adapter.state_dict().items():
+        assert torch.equal(tensor, start[name])
+
+
 def test_a_mean_that_was_not_opened_keeps_the_previous_one() -> None:
     method, lent = pilot(), worker()
     state = ClientState({})

@@ -145,7 +145,8 @@ class Pilot(Method):
     ) -> None:
         """Take the means: the own task's becomes psi_1, the others' the frozen psi_i.
 
-        A mean of text adapters, where there is one, takes the place of the client's own.
+        A client that has not trained yet gets its connector with the own task's first mean. A
+        mean of text adapters, where there is one, takes the place of the client's own.
         """
         text = means.get("text.all" if self._text == "all" else f"text.{task}")
         if text is not None:
@@ -155,11 +156,14 @@ class Pilot(Method):
             mean = means.get(task_sum_id(name))
             if mean is not None:
                 state.task_adapters[name] = add_vector(start, mean)
+        own = means.get(task_sum_id(task)) is not None
+        if own and state.connector is None:
+            state.connector = self._two_adapters(state, worker)
         connector = state.connector
         if connector is None:
             return
         assert isinstance(connector, TwoAdapterConnector | MixtureConnector)
-        if means.get(task_sum_id(task)) is not None:
+        if own:
             connector.load_task_adapter_state(state.task_adapters[task])
         if isinstance(connector, MixtureConnector):
             others = {k: v for k, v in state.task_adapters.items() if k != task}
