@@ -44,6 +44,7 @@ from benchmarks.tables.layouts import (
 )
 from benchmarks.tables.presets import PRESETS, TUNED, Preset
 from pilot_secure.config_file import dump_settings
+from pilot_secure.data.public import FORMATS as DATASETS
 from pilot_secure.errors import ConfigError
 from pilot_secure.federation.methods import METHODS
 from pilot_secure.files import write_atomically
@@ -92,12 +93,19 @@ def trials(preset: Preset, name: str, scenario: str, methods: Sequence[str]) -> 
 
 
 def _validated_on_training_files(settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave the test files out, so that part of each training file is held out and scored."""
+    """Leave out test files and test splits: part of the training data is held out and scored."""
     clients = settings.get("data", {}).get("clients")
     if not clients:
         return settings
-    kept = [{k: v for k, v in entry.items() if k != "test"} for entry in clients]
-    return merged(settings, {"data": {"clients": kept}})
+    return merged(settings, {"data": {"clients": [_without_test(entry) for entry in clients]}})
+
+
+def _without_test(entry: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in entry.items() if key not in ("test", "test_splits")}
+    known = DATASETS.get(entry.get("format", "llava"))
+    if known and (known.hub_test_splits if entry.get("hub") else known.test_splits):
+        kept["test_splits"] = []  # they are the default
+    return kept
 
 
 def marks(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, list[float]]:

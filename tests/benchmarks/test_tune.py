@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import cells, tune
-from benchmarks.tables.layouts import TABLES, VISUAL, Row
+from benchmarks.cells import Cell, merged
+from benchmarks.tables.layouts import GENERAL, TABLES, VISUAL, Row
 from benchmarks.tables.presets import PRESETS, Preset
 from pilot_secure.config import SimulationConfig
 from pilot_secure.config_checks import validate
 from pilot_secure.config_file import read_config_file
+from pilot_secure.data.client_sources import ClientFiles, SplitSettings, read_sides
 from pilot_secure.federation.methods import METHODS
+from pilot_secure.run_data import load_data
 
 
 @pytest.mark.parametrize("name", ["embedded", "paper"])
@@ -29,6 +33,47 @@ def test_every_method_has_the_same_number_of_trials(name: str) -> None:
     for cell in every:
         assert cell.config.run.seed == tune.VALIDATION_SEED
         assert all(entry.test is None for entry in cell.config.data.clients)
+
+
+@pytest.mark.parametrize("scenario", [VISUAL, GENERAL])
+def test_no_test_split_of_the_official_files_is_validated_on(
+    scenario: str, public_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(public_data)
+    (_, cell), *_ = tune.trials(PRESETS["paper"], "paper", scenario, ["local"])["local"]
+    shared = {"data": {"drop_shared_images": False}}  # of six images, they would be all
+    assert_held_out(Cell(cell.label, merged(cell.settings, shared)).config)
+
+
+def test_no_test_split_of_a_hub_layout_is_validated_on(
+    public_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(public_data)
+    folders = {"gqa": "gqa", "coco_captions": "coco", "scienceqa": "scienceqa", "ocrvqa": "ocrvqa"}
+    clients = [{"task": f, "format": f, "hub": f"hub/{folder}"} for f, folder in folders.items()]
+    boxes = {"format": "refcoco", "hub": "hub/refcoco"}
+    clients.append({"task": "refcoco", **boxes, "test_splits": ["testA"]})
+    settings = {
+        "data": {"scenario": "files", "clients": clients},
+        "federation": {"num_neighbours": 2},
+    }
+    tried = tune._validated_on_training_files(settings)
+    assert_held_out(validate(SimulationConfig, tried))
+
+
+def assert_held_out(config: SimulationConfig) -> None:
+    """No sample that a client is validated on is one of its dataset's official test."""
+    validated: dict[str, set[str]] = {}
+    for client in load_data(config)[0]:
+        validated.setdefault(client.task, set()).update(client.test["id"])
+    assert all(validated.values())
+    for entry in config.data.clients:
+        files = ClientFiles(**entry.model_copy(update={"test_splits": None}).model_dump())
+        if files.format == "gqa" and files.hub is None:
+            files = replace(files, test=Path("data/gqa/testdev_balanced_questions.json"))
+        _, official = read_sides(files, SplitSettings(max_broken_share=1.0))
+        assert official is not None
+        assert validated[entry.task].isdisjoint(sample.id for sample in official.samples)
 
 
 def test_a_mark_is_in_percent_of_the_best_of_all_methods() -> None:
