@@ -62,6 +62,14 @@ def to_pixel_box(box: Sequence[float], width: int, height: int) -> Box:
     return x1 * side - left, y1 * side - top, x2 * side - left, y2 * side - top
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that the system refuses (too long) is that of none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def check_image(path: Path) -> None:
     """Decode an image file completely.
 
@@ -94,7 +102,7 @@ def pixel_hash(encoded: Mapping[str, Any]) -> str:
 def _opened(encoded: Mapping[str, Any]) -> Iterator[Image.Image]:
     """An image whose decoding errors are told in a sentence."""
     content, path = encoded["bytes"], Path(encoded["path"] or "")
-    if content is None and not path.is_file():
+    if content is None and not is_file(path):
         raise DataError("the file is missing")
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as image:

@@ -26,7 +26,7 @@ def read_json(file: Path, kind: type[Value], *, without: Collection[str] = ()) -
         return {key: value for key, value in items if key not in without}
 
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some editors put a mark first
         content = json.loads(text, object_pairs_hook=pairs if without else None)
     except OSError as error:
         raise DataError(os_sentence(error, file)) from None

@@ -140,7 +140,7 @@ class RowLog:
     def broken(self, row: int, name: str, reason: str) -> None:
         """Note a row that cannot be used; the first reason counts."""
         self.examined.add(row)
-        self._broken.setdefault(row, BrokenRow(row, name, reason))
+        self._broken.setdefault(row, BrokenRow(row, _printable(name), _printable(reason)))
 
     def report(self) -> FileReport:
         """What is known so far."""
@@ -175,7 +175,8 @@ def collect(
 ) -> Rows:
     """Convert numbered rows; what cannot be converted is counted.
 
-    `convert` raises DataError for a malformed row and NoImageError for one without an image;
+    `convert` raises DataError for a malformed row and NoImageError for one without an image; a
+    row that holds half of a character is malformed too.
     `name` says what messages call a row's image or key.
     Raises: DataError if there are no rows.
     """
@@ -183,7 +184,9 @@ def collect(
     for number, row in rows:
         log.rows += 1
         try:
-            samples += convert(number, row)
+            converted = convert(number, row)
+            _require_text(converted)
+            samples += converted
         except NoImageError:
             log.text_only += 1
         except DataError as error:
@@ -191,3 +194,20 @@ def collect(
     if not log.rows:
         raise DataError(f"{file}: expected at least one row.")
     return Rows(samples, log)
+
+
+def _require_text(samples: Iterable[Sample]) -> None:
+    """Raises: DataError if a text holds half of a character: JSON can write one, UTF-8 cannot."""
+    for sample in samples:
+        named = {"id": sample.id, "question": sample.instruction, "answer": sample.answer}
+        named |= {f"reference {n}": text for n, text in enumerate(sample.references, start=1)}
+        for name, text in named.items():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                half = f"U+{ord(text[error.start]):04X}"
+                raise DataError(f"the {name} holds {half}, half of a character") from None
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()

@@ -92,6 +92,30 @@ def test_what_cannot_be_used_is_skipped_counted_and_reported(tmp_path: Path, ima
     assert "6 rows, 1 without an image skipped, 3 broken skipped: row 3 (a.png: " in str(report)
 
 
+def test_half_a_character_is_a_broken_row_that_can_be_printed(tmp_path: Path, images: Path) -> None:
+    """JSON can escape one half of a surrogate pair alone; no UTF-8 can hold it."""
+    rows = [
+        _row("a.png", "Q \ud83d", "A"),
+        _row("a.png", "Q", "A \ud83d\ude00"),  # a whole pair is a character
+        _row("\udc00.png", "Q", "A", id="\udc00"),
+        _row("a.png", "Q", "A", references=["A", "\ud800"]),
+    ]
+    samples, report = _read(_write(tmp_path, rows), images)
+    assert [sample.answer for sample in samples] == ["A \U0001f600"]
+    assert [(broken.row, broken.reason) for broken in report.broken] == [
+        (1, "the question holds U+D83D, half of a character"),
+        (3, "the id holds U+DC00, half of a character"),
+        (4, "the reference 2 holds U+D800, half of a character"),
+    ]
+    assert r"row 3 (\udc00.png: " in str(report).encode().decode()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json(tmp_path: Path, images: Path) -> None:
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps([_row("a.png", "Q", "A")]), encoding="utf-8-sig")
+    assert len(_read(file, images)[0]) == 1
+
+
 @pytest.mark.parametrize(
     ("image", "coco_id"),
     [

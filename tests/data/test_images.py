@@ -84,6 +84,7 @@ def test_broken_files_say_why(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     for name, words in (
         ("none.png", "missing"),
+        ("a" * 300 + ".png", "missing"),  # longer than a file's name can be
         ("cut.png", "cannot be decoded"),
         ("text.png", "cannot be decoded"),
     ):

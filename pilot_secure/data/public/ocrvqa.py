@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from pilot_secure.data.images import is_file
 from pilot_secure.data.json_rows import field, read_json, texts
 from pilot_secure.data.prompts import short_answer_instruction
 from pilot_secure.data.public.hub import HubTable, StoredImage, collect_table
@@ -60,7 +61,7 @@ def _image(files: OfficialFiles, cover: str, row: Any) -> ImageFile:
     suffix = PurePosixPath(urlsplit(field(row, "imageURL", str)).path).suffix
     image = files.image(f"{cover}{suffix}")
     other = files.image(f"{cover}.jpg")
-    return other if suffix != ".jpg" and not image.path.is_file() else image
+    return other if suffix != ".jpg" and not is_file(image.path) else image
 
 
 def _samples(number: int, cover: str, row: Mapping[str, Any], image: ImageSource) -> list[Sample]:

@@ -90,6 +90,8 @@ def test_a_missing_key_is_told_with_its_row(
         ("refcoco", {"image_id": 99}, "image_id 99 is not among the images of instances.json"),
         ("scienceqa", {"answer": 7}, "key `answer` is 7, expected the index of one of 3"),
         ("scienceqa", {"choices": ["a"]}, "key `choices` has 1 options, expected 2 to 26"),
+        ("gqa", {"question": "Half\ud800?"}, "the question holds U+D800, half of a character"),
+        ("scienceqa", {"hint": "\udfff"}, "the question holds U+DFFF, half of a character"),
         ("ocrvqa", {"answers": ["No"]}, "there are 2 `questions` and 1 `answers`"),
         ("ocrvqa", {"questions": "What?"}, "key `questions` holds text, expected a list"),
     ],
@@ -99,6 +101,15 @@ def test_a_row_that_cannot_be_used_is_told_why(
 ) -> None:
     report = broken(name, lambda content: _first(content).update(change))
     assert [row.reason for row in report.broken] == [reason]
+
+
+def test_a_name_longer_than_a_files_can_be(broken: Broken) -> None:
+    """It is counted as missing where its image is taken; no reader stops at it."""
+
+    def rename(covers: dict[str, Any]) -> None:
+        covers["3" * 300] = {**_first(covers), "imageURL": "https://shop.example/cover.png"}
+
+    assert broken("ocrvqa", rename).broken == ()
 
 
 def test_an_empty_box_or_a_box_of_three_numbers(broken: Broken, public_data: Path) -> None:
