@@ -14,25 +14,39 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pilot_secure.errors import UsageError
 from pilot_secure.files import write_atomically
 from pilot_secure.saved_run import SavedRun
 
 Adapter = dict[str, Tensor]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _options(argv)
+    try:
+        _report(SavedRun.open(options.run), options.num_neighbours, options.json)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder, best of --method local")
     parser.add_argument("--num-neighbours", type=int, default=6, help="M of Eq. 12")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here, too")
-    options = parser.parse_args()
-    run = SavedRun.open(options.run)
+    return parser.parse_args(argv)
+
+
+def _report(run: SavedRun, m: int, file: Path | None) -> None:
     run.require_adapters()
     adapters = {client: run.text_adapter(client) for client in run.clients}
     tasks: dict[str, list[Adapter]] = {}
@@ -46,9 +60,8 @@ def main() -> None:
         error, cosine, norm = apart(group)
         found.append({"clients": name, "error": error, "cosine": cosine, "norm": norm})
         print(f"{name:34}{error:8.3f}{cosine:8.3f}{norm:8.3f}")
-    if options.json:
-        write_atomically(options.json, json.dumps({"groups": found}, indent=1).encode() + b"\n")
-    m = options.num_neighbours
+    if file:
+        write_atomically(file, json.dumps({"groups": found}, indent=1).encode() + b"\n")
     print(
         f"Eq. 12 as printed, equal n, M = {m}: coefficients add up to 2/{m + 1} = "
         f"{2 / (m + 1):.3f}, so A and B shrink to that and ΔW to {(2 / (m + 1)) ** 2:.3f} a round"
@@ -78,4 +91,4 @@ def apart(group: Sequence[Adapter]) -> tuple[float, float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -45,7 +45,9 @@ class ClientSummary(_Record):
     """One client's scores; null where a run ended before they were known.
 
     `before` is the bare base model, `after_local` the client's model after its last local
-    training, `after_aggregation` after the last aggregation (equal for methods without one).
+    training, `after_aggregation` after the last aggregation (equal for methods without one). A
+    client that the last cohort left out, or that dropped out, is scored as it is: with what it last
+    took home, and bare if it never trained nor took anything home.
     `unparsed` answers, misses among the `test_samples`, had not the form that the metric needs.
     """
 

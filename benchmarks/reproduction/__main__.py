@@ -22,7 +22,8 @@ from pathlib import Path
 
 from benchmarks.cells import ROOT
 from benchmarks.reproduction.sections import SECTIONS
-from pilot_secure.files import write_atomically
+from pilot_secure.errors import RunFolderError, UsageError
+from pilot_secure.files import told_in_a_sentence, write_atomically
 
 PAGE = ROOT / "docs" / "reproduction.md"
 FOLDERS = tuple(ROOT / "runs" / name for name in ("tables-embedded", "heterogeneity", "figures"))
@@ -31,8 +32,19 @@ _PLACE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<old>.*?)<!-- end of (?P=nam
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
-    before = options.page.read_text()
-    after, missing = fill(before, options.folders)
+    try:
+        return _fill_page(options)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _fill_page(options: argparse.Namespace) -> int:
+    before = _read(options.page)
+    for folder in options.folders or ():
+        if not folder.is_dir():
+            raise RunFolderError(f"{folder}: expected a folder of figures, there is none.")
+    after, missing = fill(before, options.folders or FOLDERS)
     for name in missing:
         print(f"{name}: no file of its name in the folders; left as it is", file=sys.stderr)
     if after == before:
@@ -62,19 +74,36 @@ def fill(page: str, folders: Sequence[Path]) -> tuple[str, list[str]]:
 
 
 def section(name: str, folders: Sequence[Path]) -> str | None:
-    """Return a section's text from the last folder that has its file, None if none has."""
+    """Return a section's text from the last folder that has its file, None if none has.
+
+    Raises: RunFolderError naming a file that cannot be read or holds something else.
+    """
     for folder in reversed(folders):
         if name in SECTIONS and (path := folder / f"{name}.json").exists():
-            return "\n".join(SECTIONS[name](json.loads(path.read_text())))
+            return _from_figures(name, path)
         if name not in SECTIONS and (path := folder / f"{name}.md").exists():
-            return path.read_text()
+            return _read(path)
     return None
+
+
+def _from_figures(name: str, path: Path) -> str:
+    text = _read(path)
+    try:
+        return "\n".join(SECTIONS[name](json.loads(text)))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise RunFolderError(f"{path}: expected the figures of {name}, but {told}.") from None
+
+
+def _read(path: Path) -> str:
+    with told_in_a_sentence(path):
+        return path.read_text()
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduction", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--from", dest="folders", type=Path, nargs="+", default=FOLDERS)
+    parser.add_argument("--from", dest="folders", type=Path, nargs="+")
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--check", action="store_true", help="change nothing, fail if it would")
     return parser.parse_args(argv)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from benchmarks.averaging import apart
+from benchmarks.averaging import apart, main
 
 
 def adapter(a: float, b: float) -> dict[str, torch.Tensor]:
@@ -20,3 +22,11 @@ def test_the_product_of_means_is_not_the_mean_of_products() -> None:
 
 def test_equal_adapters_have_nothing_between_them() -> None:
     assert apart([adapter(2.0, 5.0)] * 3) == pytest.approx((0.0, 1.0, 1.0))
+
+
+def test_a_wrong_run_folder_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / "none")]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "none") in sentence

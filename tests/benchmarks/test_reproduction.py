@@ -84,6 +84,31 @@ def test_a_section_is_filled_from_the_last_folder_that_has_its_file(tmp_path: Pa
     assert page.section("averaging", [first, second]) is None
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{", "table-1.json: expected the figures of table-1"), ("[]", "table-1.json: expected")],
+)
+def test_a_file_that_is_no_figures_is_one_sentence(
+    content: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "page.md"
+    own.write_text("<!-- table-1 -->\n<!-- end of table-1 -->\n")
+    (tmp_path / "table-1.json").write_text(content)
+    assert page.main(["--from", str(tmp_path), "--page", str(own)]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert words in sentence
+
+
+def test_a_wrong_page_or_folder_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = str(tmp_path / "none")
+    for arguments in (["--page", nowhere], ["--from", nowhere, "--check"]):
+        assert page.main(arguments) == 2
+        (sentence,) = capsys.readouterr().err.splitlines()
+        assert sentence.startswith(nowhere)
+
+
 def test_small_sections() -> None:
     group = {"clients": "all 9", "error": 0.4781, "cosine": 0.884, "norm": 0.782}
     assert "| all 9 | 0.478 | 0.884 | 0.782 |" in SECTIONS["averaging"]({"groups": [group]})
