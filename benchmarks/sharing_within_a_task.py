@@ -4,7 +4,9 @@
 
 For the first client of every task: its score by the base model as it is, after training on its
 own samples, and after training on the pooled samples of its task's three clients (as many epochs).
-No federated method takes part: the last column is what sharing within a task could give.
+No federated method takes part: the last column is what sharing within a task could give. Its
+training is a few lines of its own and not the worker's: one part can be trained by itself, on a
+base connector of one's choice, and the schedule is one cosine over all epochs, without warm-up.
 """
 
 from __future__ import annotations

@@ -20,16 +20,19 @@ from protocols.identity import KEY_HOLDER
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was left out of the files that were read, and the images that clients share."""
+    """What was left out of the files that were read, or asked for and not there, and the images
+    that clients share.
+    """
 
     files: list[FileReport] = field(default_factory=list)
     overlaps: list[ImageOverlap] = field(default_factory=list)
+    shortages: list[str] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
         """One sentence for each that a person should know."""
         left_out = [str(report) for report in self.files if report.is_worth_telling]
-        return [*left_out, *overlap_notes(self.overlaps)]
+        return [*left_out, *self.shortages, *overlap_notes(self.overlaps)]
 
 
 def load_data(
@@ -50,7 +53,7 @@ def load_data(
             seed=config.run.seed,
         )
         loaded = load_clients(files, settings, announce)
-        return loaded.clients, DataReport(loaded.reports, loaded.overlaps)
+        return loaded.clients, DataReport(loaded.reports, loaded.overlaps, loaded.shortages)
     clients = build_scenario(
         data.scenario,
         clients_per_task=data.clients_per_task,

@@ -30,11 +30,15 @@ _NAMES_OF_TORCH = frozenset(dir(nn.ModuleDict()))
 
 @dataclass(frozen=True)
 class LoadedClients:
-    """The clients, a report on each file that was read, and the images that clients share."""
+    """The clients, a report on each file that was read, and the images that clients share.
+
+    `shortages` says of each entry whose clients have fewer samples than it asks for how few.
+    """
 
     clients: list[ClientData]
     reports: list[FileReport] = field(default_factory=list)
     overlaps: list[ImageOverlap] = field(default_factory=list)
+    shortages: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def load_clients(
         ClientImages(pool.name, pool.entry.task, train.images, test.images)
         for pool, train, test in zip(pools, trains, tests, strict=True)
     ]
-    return LoadedClients(clients, reports, find_overlaps(seen))
+    return LoadedClients(clients, reports, find_overlaps(seen), _shortages(pools, trains, tests))
 
 
 def client_names(files: Sequence[ClientFiles]) -> list[str]:
@@ -170,6 +174,25 @@ def _logs(pools: Sequence[_Pool]) -> list[RowLog]:
     """Each log once, in the order of the files."""
     logs = [log for pool in pools for log in (pool.train_log, pool.test_log)]
     return list({id(log): log for log in logs}.values())
+
+
+def _shortages(
+    pools: Sequence[_Pool], trains: Sequence[Taken], tests: Sequence[Taken]
+) -> list[str]:
+    """One sentence for each number of samples that an entry asks for and a client has not."""
+    fewest: dict[tuple[str, str, int], tuple[int, str]] = {}
+    for pool, train, test in zip(pools, trains, tests, strict=True):
+        asked = {"samples_per_client": (pool.entry.samples_per_client, train)}
+        asked["test_samples"] = (pool.entry.test_samples, test)
+        for key, (count, taken) in asked.items():
+            if count is not None and len(taken.samples) < count:
+                found = (len(taken.samples), pool.name)
+                place = (pool.entry.source, key, count)
+                fewest[place] = min(fewest.get(place, found), found)
+    return [
+        f"{source}: {key} is {count}, {name} has {has} (the fewest)"
+        for (source, key, count), (has, name) in fewest.items()
+    ]
 
 
 def _client(pool: _Pool, train: Taken, test: Taken) -> ClientData:

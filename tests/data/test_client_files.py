@@ -70,6 +70,15 @@ def test_split_keeps_images_together_and_loses_nothing(tmp_path: Path, images: P
     assert len(loaded.reports) == 1
 
 
+def test_fewer_samples_than_asked_for_are_told(tmp_path: Path, images: Path) -> None:
+    """Each of two clients has 12 images with two rows each, 3 of the images for its test."""
+    entry = _entry(
+        tmp_path, images, split_into=2, name="own", samples_per_client=100, test_samples=2
+    )
+    told = load_clients([entry], SplitSettings(test_share=0.25)).shortages
+    assert told == [f"{entry.source}: samples_per_client is 100, own-1 has 18 (the fewest)"]
+
+
 def test_same_seed_same_split(tmp_path: Path, images: Path) -> None:
     entry = _entry(tmp_path, images, split_into=3, split_by="place")
 
