@@ -1,4 +1,4 @@
-"""What a run would need, told before any weight is loaded: ``--dry-run``.
+"""What a run would need, told before any weight or sample is loaded: ``--dry-run``.
 
 Parameters are counted on the base model's shapes. Bytes and seconds of the cryptography come from
 real aggregations among the run's clients, here and now. Of vectors too long for that, shorter ones
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,24 @@ def print_dry_run(config: SimulationConfig, console: Console) -> None:
     console.print(f"base model: {counts.base:,} parameters, frozen", highlight=False)
     for line in memory_lines(config, counts):
         console.print(line, highlight=False)
-    for line in aggregation_lines(config, counts):
+    for line in (*aggregation_lines(config, counts), *missing_lines(config)):
         console.print(line, highlight=False)
+
+
+def missing_lines(config: SimulationConfig) -> list[str]:
+    """Return what the run would read and is not on this machine; nothing is opened."""
+    clients = config.data.clients
+    named = [
+        (f"data.clients[{place}].{field}", value)
+        for place, client in enumerate(clients)
+        for field, value in client
+    ]
+    named.append(("federation.replay_selection", config.federation.replay_selection))
+    return [
+        f"{name} is {value}: not on this machine, where a run would stop"
+        for name, value in named
+        if isinstance(value, Path) and not value.exists()
+    ]
 
 
 def parameters_table(counts: ParameterCounts) -> Table:

@@ -133,6 +133,22 @@ print("KiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert "180.89" in text  # communicated
     assert "aggregation after stage 1 or 2: cryptography on one core" in text
     assert list(tmp_path.iterdir()) == []
+    missing = [line for line in told if "not on this machine" in line]
+    assert "data.clients[0].train is data/gqa/train_balanced_questions.json: not" in missing[0]
+    assert len(missing) == 4 + 2 + 3
+
+
+def test_what_is_there_is_not_missed(tmp_path: Path) -> None:
+    (tmp_path / "a.json").touch()
+    files = {"train": str(tmp_path / "a.json"), "images": str(tmp_path)}
+    client = {"metric": "cider", "split_into": 4, **files}
+    config = paper().model_dump()
+    clients = [{"name": task, "task": task, **client} for task in ("ask", "draw")]
+    config["data"] = {"scenario": "files", "clients": clients}
+    config["federation"]["replay_selection"] = str(tmp_path / "run")
+    missing = dry_run.missing_lines(SimulationConfig.model_validate(config))
+    told = f"federation.replay_selection is {tmp_path / 'run'}: not on this machine"
+    assert [line.partition(",")[0] for line in missing] == [told]
 
 
 def test_shapes_have_no_storage() -> None:
