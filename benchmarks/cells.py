@@ -30,6 +30,7 @@ from pilot_secure.config import SimulationConfig
 from pilot_secure.config_checks import validate
 from pilot_secure.engines.processes import end_with_the_starter
 from pilot_secure.errors import FederationError, UsageError
+from pilot_secure.federation.methods import METHODS
 from pilot_secure.files import write_atomically
 from pilot_secure.summary import ClientSummary
 
@@ -91,13 +92,14 @@ class Cell:
     @property
     def expected_seconds(self) -> float | None:
         """Expected seconds of computing; None before the user's own data are read."""
-        data = self.config.data
+        data, federation, training = self.config.data, self.config.federation, self.config.training
         if data.scenario == "files":
             return None
-        clients, rounds = self.config.num_clients, self.config.federation.rounds
-        steps = clients * rounds * -(-data.samples_per_client // self.config.training.batch_size)
-        answers = clients * data.test_samples * (2 + self.config.federation.score_base)
-        steps *= self.config.training.epochs
+        method = METHODS[federation.method](self.config, tasks=tuple(self.config.task_sizes()))
+        stages = sum(len(method.stages(number + 1)) for number in range(federation.rounds))
+        epochs, clients = stages * training.epochs, self.config.num_clients
+        steps = clients * epochs * -(-data.samples_per_client // training.batch_size)
+        answers = clients * data.test_samples * (2 + federation.score_base)
         return START_SECONDS + steps * STEP_SECONDS + answers * ANSWER_SECONDS
 
 

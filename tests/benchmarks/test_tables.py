@@ -14,7 +14,7 @@ from benchmarks.tables.__main__ import main
 from benchmarks.tables.cost import Cost, median_seconds, told
 from benchmarks.tables.counts import count
 from benchmarks.tables.figures import MEAN_OF_TASKS, Figure, columns, in_percent, paired
-from benchmarks.tables.layouts import TABLES, Row
+from benchmarks.tables.layouts import TABLES, VISUAL, Row
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.settings import shown_settings
 from pilot_secure.federation.methods import METHODS
@@ -117,6 +117,19 @@ def test_protection_is_for_methods_that_exchange() -> None:
         cell = preset.cell("general-vqa", Row(name, name), 0, secure=True)
         assert cell.config.security.secure_agg is cell.config.exchanges
         assert cell.config.data.test_samples == 300
+
+
+def test_a_second_stage_in_each_round_is_expected_to_take_its_time() -> None:
+    """Nine clients with 64 samples in steps of 8: 72 steps an epoch, three rounds of them."""
+    rows = {row.label: row for row in TABLES[5].rows}
+    once, twice = (
+        PRESETS["embedded"].cell(VISUAL, rows[label], 0, secure=False)
+        for label in ("M = 6", "M = 6, both stages in each round")
+    )
+    assert once.expected_seconds is not None and twice.expected_seconds is not None
+    steps = 3 * once.config.training.epochs * 72
+    added = twice.expected_seconds - once.expected_seconds
+    assert added == pytest.approx(steps * cells.STEP_SECONDS)
 
 
 def test_counts_are_the_papers_where_it_states_them() -> None:
