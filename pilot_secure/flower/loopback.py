@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -46,6 +47,7 @@ QUIET = {
 }
 """Nothing leaves the machine, nothing is installed, and no process waits for long or spins."""
 START_TIMEOUT_S = 120.0
+FREE_PORTS = range(20_000, 32_000)
 END_TIMEOUT_S = 15.0
 _PR_SET_PDEATHSIG = 1
 
@@ -127,7 +129,7 @@ class Deployment:
 
     place: Path
     simulated: bool = False
-    port: int = field(default_factory=lambda: free_port())
+    port: int = field(default_factory=lambda: free_ports(1)[0])
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -161,28 +163,35 @@ class Deployment:
         words += ["--simulation"] if self.simulated else ["--enable-supernode-auth"]
         words += ["--host", LOOPBACK, "--port", str(self.port)]
         self._start("superlink", [*words, "--disable-runtime-dependency-installation"])
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not listens(self.port):
-            self._require_alive("superlink")
-            if time.monotonic() > deadline:
-                raise FederationError(f"the SuperLink did not start: see {self.log('superlink')}.")
-            time.sleep(0.2)
+        self._await("superlink", self.port)
 
     def start_supernodes(self) -> None:
-        """Register every client's node key with the SuperLink, and start its SuperNode."""
+        """Register every client's node key with the SuperLink, start its SuperNode, and wait."""
         for name in self.names:
             self._flwr("supernode", "register", self._credential(f"{name}.pub"), CONNECTION)
-        for name in self.names:
-            self.start_supernode(name)
+        ports = dict(zip(self.names, free_ports(len(self.names)), strict=True))
+        for name, port in ports.items():
+            self.start_supernode(name, port)
+        for name, port in ports.items():
+            self._await(name, port)
 
-    def start_supernode(self, name: str) -> None:
-        """Start one client's SuperNode."""
+    def start_supernode(self, name: str, port: int) -> None:
+        """Start one client's SuperNode, which listens on a port."""
         words = ["flower-supernode", "--superlink", self.address, *self._tls]
         words += ["--root-certificates", self._credential(CA)]
         words += ["--auth-supernode-private-key", self._credential(name)]
-        words += ["--host", LOOPBACK, "--port", str(free_port())]
+        words += ["--host", LOOPBACK, "--port", str(port)]
         words += ["--node-config", f'party="{self.place / "parties" / name}"']
         self._start(name, words)
+
+    def _await(self, name: str, port: int) -> None:
+        """Wait until a process listens. Raises: FederationError if it ends or never does."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not listens(port):
+            self._require_alive(name)
+            if time.monotonic() > deadline:
+                raise FederationError(f"{name} did not start: see {self.log(name)}.")
+            time.sleep(0.2)
 
     def run(self, out: Path, *, resume: bool = False) -> None:
         """Have the server carry out a run into ``out``; return when it has ended.
@@ -296,11 +305,23 @@ def _end_with_the_starter() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def free_port() -> int:
-    """Return a port of the loopback address that nobody listens on."""
-    with socket.socket() as found:
-        found.bind((LOOPBACK, 0))
-        return int(found.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback address that nobody listens on, no two alike.
+
+    They are below those that systems give to outgoing connections, one of which could take a port
+    before the process that it is meant for listens.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(FREE_PORTS, len(FREE_PORTS)):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind((LOOPBACK, port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise FederationError(
+        f"{LOOPBACK}: expected {count} free ports from {FREE_PORTS[0]} to {FREE_PORTS[-1]}, "
+        f"there are {len(found)}."
+    )
 
 
 def listens(port: int) -> bool:

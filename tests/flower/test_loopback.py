@@ -26,7 +26,7 @@ from rich.console import Console
 from pilot_secure.errors import FederationError
 from pilot_secure.flower import loopback
 from pilot_secure.flower.credentials import CA, CERTIFICATE, KEY, make_credentials
-from pilot_secure.flower.loopback import Deployment, deployed, free_port, listens
+from pilot_secure.flower.loopback import Deployment, deployed, free_ports, listens
 from pilot_secure.simulate import main
 
 
@@ -142,7 +142,7 @@ def await_end(*pids: int) -> None:
 
 def test_a_deployment_ends_all_that_its_processes_started(place: Path) -> None:
     deployment = Deployment(place)
-    deployment.start_supernode("client-01")
+    deployment.start_supernode("client-01", free_ports(1)[0])
     pids = [deployment.processes["client-01"].pid, *children_of(deployment, "client-01")]
     assert len(pids) == 3
     assert all(map(runs, pids))
@@ -158,7 +158,7 @@ def test_relative_paths_of_a_configuration_mean_what_they_mean_here(
     here = [sys.executable, "-c", "import os; print(os.getcwd(), flush=True)"]
     monkeypatch.setattr(loopback, "command", lambda words: here)
     deployment = Deployment(place)
-    deployment.start_supernode("client-01")
+    deployment.start_supernode("client-01", free_ports(1)[0])
     deployment.processes["client-01"].wait(30)
     assert deployment.log("client-01").read_text().strip() == os.getcwd() != str(place)
     deployment.close()
@@ -166,7 +166,7 @@ def test_relative_paths_of_a_configuration_mean_what_they_mean_here(
 
 def test_a_killed_supernode_takes_its_processes_along(place: Path) -> None:
     deployment = Deployment(place)
-    deployment.start_supernode("client-01")
+    deployment.start_supernode("client-01", free_ports(1)[0])
     child, detached = children_of(deployment, "client-01")
     deployment.kill_supernode("client-01")
     await_end(deployment.processes["client-01"].pid, child)
@@ -192,6 +192,27 @@ def test_a_failure_inside_ends_the_processes(place: Path, monkeypatch: pytest.Mo
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
+def test_a_supernode_that_ends_before_the_run_is_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run would wait for it until the phase's time is up."""
+    monkeypatch.setattr(loopback, "command", lambda words: [sys.executable, "-c", "exit(1)"])
+    monkeypatch.setattr(Deployment, "_flwr", lambda self, *words: None)
+    deployment = Deployment(place)
+    with pytest.raises(FederationError, match="client-01 ended before the run: see .*client-01"):
+        deployment.start_supernodes()
+    deployment.close()
+
+
+def test_ports_are_no_outgoing_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = free_ports(9)
+    assert len(set(ports)) == 9 and max(ports) < 32_768
+    with socket.create_server(("127.0.0.1", ports[0])):
+        monkeypatch.setattr(loopback, "FREE_PORTS", range(ports[0], ports[0] + 1))
+        with pytest.raises(FederationError, match="expected 1 free ports from .* there are 0"):
+            free_ports(1)
+
+
 def test_a_superlink_that_ends_at_once_is_told(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +225,7 @@ def test_a_superlink_that_ends_at_once_is_told(
 
 
 def test_ports_are_free_until_somebody_listens() -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     assert not listens(port)
     with socket.socket() as somebody:
         somebody.bind(("127.0.0.1", port))
@@ -219,7 +240,7 @@ from pathlib import Path
 from pilot_secure.flower import loopback
 loopback.command = lambda words: [sys.executable, "-c", "import time; time.sleep(300)"]
 deployment = loopback.Deployment(Path({str(place)!r}))
-deployment.start_supernode("client-01")
+deployment.start_supernode("client-01", loopback.free_ports(1)[0])
 print(deployment.processes["client-01"].pid, flush=True)
 time.sleep(300)
 """
