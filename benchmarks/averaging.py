@@ -43,7 +43,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="run folder, best of --method local")
     parser.add_argument("--num-neighbours", type=int, default=6, help="M of Eq. 12")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here, too")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.num_neighbours < 1:
+        parser.error(f"--num-neighbours {options.num_neighbours}: expected at least 1")
+    return options
 
 
 def _report(run: SavedRun, m: int, file: Path | None) -> None:

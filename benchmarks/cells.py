@@ -120,12 +120,17 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> list[str]:
     first = {cell.id: cell for cell in reversed(cells)}  # by its first name, where it has several
     todo = [cell for cell in reversed(first.values()) if not cell.file(folder).exists()]
     there = [cell for cell in first.values() if cell.file(folder).exists()]
-    code, started = code_sha256(), time.monotonic()
+    code = code_sha256()
     _say(f"{len(todo)} cells to run, {len(there)} are there; {_expectation(todo, jobs)}")
     _say_what_is_older(there, folder, code)
-    if not todo:
-        return []
+    problems = _carry_out_all(todo, folder, jobs, code) if todo else []
+    _say_where_bases_differ(first.values(), folder)
+    return problems
+
+
+def _carry_out_all(todo: Sequence[Cell], folder: Path, jobs: int, code: str) -> list[str]:
     problems: list[str] = []
+    started = time.monotonic()
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
     pool = ProcessPoolExecutor(
@@ -193,6 +198,21 @@ def _say_what_is_older(cells: Sequence[Cell], folder: Path, code: str) -> None:
             f"{older} of those that are there were run by another version of the code, and count "
             f"all the same; for new ones, use another --out or delete {folder / 'cells'}"
         )
+
+
+def _say_where_bases_differ(cells: Iterable[Cell], folder: Path) -> None:
+    """Say where one base checkpoint's name stood for several: a file's name has the name alone."""
+    found: dict[str, set[str]] = {}
+    for cell in cells:
+        result = cell.result(folder)
+        if result is not None:
+            found.setdefault(cell.config.model.base, set()).add(result.get("base_sha256", ""))
+    for base, hashes in found.items():
+        if len(hashes) > 1:
+            _say(
+                f"model.base {base}: the runs that are there started from {len(hashes)} different "
+                f"checkpoints of this name, which do not compare; delete {folder / 'cells'}"
+            )
 
 
 def _cpu_seconds() -> float:

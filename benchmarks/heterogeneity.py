@@ -21,9 +21,10 @@ import io
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.cells import ROOT, Cell, merged, run_cells
 from benchmarks.tables.figures import (
@@ -48,7 +49,8 @@ COMPARED = ("local", "fedavg", "task_fedavg", "pilot")
 NAME = "heterogeneity"
 
 Place = tuple[float, float]  # across, within
-Runs = Mapping[Place, Mapping[str, Mapping[int, Columns]]]  # by method and seed
+P = TypeVar("P", bound=Hashable)  # what a contest is held at: a place, or a circumstance
+Runs = Mapping[P, Mapping[str, Mapping[int, Columns]]]  # by method and seed
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ def _cell(options: argparse.Namespace, place: Place, method: str, seed: int) -> 
     return Cell(cell.label, merged(cell.settings, own, model))
 
 
-def gather(folder: Path, cells: Mapping[tuple[Place, str, int], Cell], moment: str) -> Runs:
+def gather(folder: Path, cells: Mapping[tuple[P, str, int], Cell], moment: str) -> Runs[P]:
     """Read the scores at a moment, with the mean over tasks in percent of the reference's run."""
-    found: dict[Place, dict[str, dict[int, Columns]]] = {}
+    found: dict[P, dict[str, dict[int, Columns]]] = {}
     tasks: list[str] = []
     for (place, method, seed), cell in cells.items():
         clients = cell.clients(folder)
@@ -124,16 +126,17 @@ def gather(folder: Path, cells: Mapping[tuple[Place, str, int], Cell], moment: s
 
 def contest(methods: Mapping[str, Mapping[int, Columns]]) -> Contest:
     """Return who is first by the mean over tasks, and the lead paired by seed."""
-    means = {name: _figure(seeds).mean for name, seeds in methods.items()}
+    means = {name: mean_of_tasks(seeds).mean for name, seeds in methods.items()}
     first, second = sorted(means, key=lambda name: -means[name])[:2]
     return Contest(first, second, paired(methods[first], methods[second])[MEAN_OF_TASKS])
 
 
-def _figure(seeds: Mapping[int, Columns]) -> Figure:
+def mean_of_tasks(seeds: Mapping[int, Columns]) -> Figure:
+    """Return the mean over tasks, over seeds."""
     return Figure.of([scores[MEAN_OF_TASKS] for scores in seeds.values()])
 
 
-def write(runs: Mapping[str, Runs], folder: Path) -> None:
+def write(runs: Mapping[str, Runs[Place]], folder: Path) -> None:
     """Write the four files."""
     for suffix, text in (("csv", csv_text(runs)), ("json", json_text(runs))):
         write_atomically(folder / f"{NAME}.{suffix}", text.encode())
@@ -141,7 +144,7 @@ def write(runs: Mapping[str, Runs], folder: Path) -> None:
     write_atomically(folder / f"{NAME}.png", plot(runs))
 
 
-def csv_text(runs: Mapping[str, Runs]) -> str:
+def csv_text(runs: Mapping[str, Runs[Place]]) -> str:
     """One line for each moment, place, method and column."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -156,7 +159,7 @@ def csv_text(runs: Mapping[str, Runs]) -> str:
     return out.getvalue()
 
 
-def json_text(runs: Mapping[str, Runs]) -> str:
+def json_text(runs: Mapping[str, Runs[Place]]) -> str:
     """Every run's scores, and who is first at every place."""
     content = {
         moment: [
@@ -179,7 +182,7 @@ def _plain(found: Contest) -> dict[str, object]:
     return {"method": found.first, "ahead_of": found.second, "lead": lead}
 
 
-def markdown(runs: Mapping[str, Runs]) -> str:
+def markdown(runs: Mapping[str, Runs[Place]]) -> str:
     """A grid for each moment: the mean over tasks in percent of Local, and fixed pairs."""
     lines = [
         "Mean over tasks of the score in percent of Local's, ± standard deviation over seeds;",
@@ -196,24 +199,25 @@ def markdown(runs: Mapping[str, Runs]) -> str:
         lines += [f"| across | within | {' | '.join(heading)} |"]
         lines += ["|---" * (len(heading) + 2) + "|"]
         for (across, within), methods in places.items():
-            cells = [_pm(_figure(methods[name])) for name in names]
+            cells = [plus_minus(mean_of_tasks(methods[name])) for name in names]
             pairs = [paired(methods[MAIN], methods[name])[MEAN_OF_TASKS] for name in others]
-            cells += [_pm(pair, pair.half_width) for pair in pairs]
+            cells += [plus_minus(pair, pair.half_width) for pair in pairs]
             best = contest(methods)
             clear = ", clear" if best.is_clear else ""
-            lead = f"{_pm(best.lead, best.lead.half_width)} to {best.second}{clear}"
+            lead = f"{plus_minus(best.lead, best.lead.half_width)} to {best.second}{clear}"
             row = [f"{across:g}", f"{within:g}", *cells, best.first, lead]
             lines += [f"| {' | '.join(row)} |"]
         lines += [""]
     return "\n".join(lines)
 
 
-def _pm(figure: Figure, spread: float | None = None) -> str:
+def plus_minus(figure: Figure, spread: float | None = None) -> str:
+    """Return a figure with its spread (default: standard deviation), where it has one."""
     after = figure.sd if spread is None else spread
     return f"{figure.mean:.1f}" + ("" if math.isnan(after) else f" ± {after:.1f}")
 
 
-def plot(runs: Mapping[str, Runs]) -> bytes:
+def plot(runs: Mapping[str, Runs[Place]]) -> bytes:
     """A panel for each moment and strength within tasks; a line for each method."""
     import matplotlib
 
@@ -228,7 +232,7 @@ def plot(runs: Mapping[str, Runs]) -> bytes:
         for axis, strength in zip(row, within, strict=True):
             chosen = sorted(place for place in places if place[1] == strength)
             for method in next(iter(places.values())):
-                figures = [_figure(places[place][method]) for place in chosen]
+                figures = [mean_of_tasks(places[place][method]) for place in chosen]
                 spread = [0.0 if math.isnan(f.sd) else f.sd for f in figures]
                 xs, ys = [place[0] for place in chosen], [f.mean for f in figures]
                 axis.errorbar(xs, ys, spread, label=method, marker="o", capsize=2)

@@ -30,3 +30,11 @@ def test_a_wrong_run_folder_is_one_sentence(
     assert main([str(tmp_path / "none")]) == 2
     (sentence,) = capsys.readouterr().err.splitlines()
     assert str(tmp_path / "none") in sentence
+
+
+@pytest.mark.parametrize("m", ["0", "-1"])
+def test_eq_12_has_at_least_one_neighbour(m: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["run", "--num-neighbours", m])
+    assert end.value.code == 2
+    assert f"--num-neighbours {m}: expected at least 1" in capsys.readouterr().err

@@ -181,7 +181,15 @@ def test_a_killed_table_goes_on_where_it_was(
     assert "another version of the code" not in told.err
     monkeypatch.setattr(cells, "code_sha256", lambda: "changed")
     assert main(arguments) == 0
-    assert "2 of those that are there were run by another version" in capsys.readouterr().err
+    told_again = capsys.readouterr().err
+    assert "2 of those that are there were run by another version" in told_again
+    assert "different checkpoints" not in told_again
+    one = next((out / "cells").iterdir())
+    one.write_text(json.dumps({**json.loads(one.read_text()), "base_sha256": "another"}))
+    assert main(arguments) == 0
+    assert f"model.base {tiny_base}: the runs that are there started from 2 different" in (
+        capsys.readouterr().err
+    )
     assert "## Table 6. Initialisation of the cross-task adapters" in told.out
     content = json.loads((out / "table-6.json").read_text())
     after = content["moments"]["after_aggregation"]
