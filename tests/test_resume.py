@@ -177,6 +177,20 @@ def test_a_killed_run_ends_as_one_that_was_not(
     }
 
 
+def test_what_a_scoring_brought_is_kept(
+    run_tiny: Callable[..., FinishedRun], tiny_base: Path, tmp_path: Path
+) -> None:
+    """Half of the clients are told the last means only when they are scored."""
+    half = {"federation": {"method": "fedavg", "participation": 0.5, "rounds": 2}}
+    whole = run_tiny(SIX, CLEAR, half)
+    path = tmp_path / "run"
+    killed(settings_of(tiny_base, CLEAR, half), path, Killer("evaluate", "client-06", "after", 2))
+    run = go_on(path)
+    assert adapters(path) == adapters(whole.path)
+    check_record(path)
+    assert run.summary.clients == whole.summary.clients
+
+
 @pytest.mark.parametrize(
     ("phase", "client", "when", "attempts", "trust"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -115,6 +116,11 @@ class FederationClient:
         return len(self.samples)
 
     @property
+    def absorbed(self) -> frozenset[tuple[int, int]]:
+        """Rounds and stages whose aggregation has been taken home."""
+        return frozenset(self._absorbed)
+
+    @property
     def aggregating(self) -> bool:
         """Whether an attempt is going on whose results have not been delivered whole."""
         return self._participant.machine is not None
@@ -155,8 +161,7 @@ class FederationClient:
 
     def _train(self, request: TrainRequest) -> bytes:
         self._place = _Place(request.round, request.stage, request.cohort)
-        for delivered in request.catch_up:
-            self._catch_up(delivered)
+        self._catch_up(request.catch_up)
         self._method.begin_stage(self.state, request.stage, self._worker, self.data.task)
         steps = self._worker.train(
             self.state,
@@ -187,15 +192,17 @@ class FederationClient:
     def _noised_update(self, sent: NoisedUpdate | None) -> None:
         self._protection.sent = sent
 
-    def _catch_up(self, delivered: CatchUp) -> None:
-        """Take the means of an aggregation, once: the server may not know that it was heard."""
-        means = means_from_wire(delivered.means)
-        self._previous_results = results_hash(delivered.session, means)
-        if (delivered.round, delivered.stage) not in self._absorbed:
-            self._absorbed.add((delivered.round, delivered.stage))
-            self._method.absorb_means(self.state, means, self._worker, self.data.task)
+    def _catch_up(self, missed: Sequence[CatchUp]) -> None:
+        """Take each aggregation's means, once: the server may not know that it was heard."""
+        for delivered in missed:
+            means = means_from_wire(delivered.means)
+            self._previous_results = results_hash(delivered.session, means)
+            if (delivered.round, delivered.stage) not in self._absorbed:
+                self._absorbed.add((delivered.round, delivered.stage))
+                self._method.absorb_means(self.state, means, self._worker, self.data.task)
 
     def _evaluate(self, request: EvaluateRequest) -> bytes:
+        self._catch_up(request.catch_up)
         state = self.state
         if request.point == "before":
             state = self._worker.bare_state()

@@ -21,7 +21,7 @@ from pilot_secure.federation.journal import Journal, RelayedJournal, take_note
 MEMORY, ADAPTERS = "memory", "adapters-{}"
 CHANGES_ADAPTERS = frozenset({"train", "deliver", "clear_deliver"})
 KEPT_PHASES = CHANGES_ADAPTERS | {"clear_update", "consistency", "unmask"}
-"""Not ``evaluate``, which changes nothing, nor the phases before it matters what was said."""
+"""Not the phases before it matters what was said; ``evaluate`` if it brought what was missed."""
 
 
 class NotedJournal(RelayedJournal):
@@ -76,13 +76,15 @@ class KeptClient:
         if digest in self._replies:
             return self._replies[digest]
         self._journal.notes.clear()
+        absorbed = self._client.absorbed
         reply = self._client.handle(phase, request)
-        if phase.name in KEPT_PHASES:
+        caught_up = phase.name == "evaluate" and self._client.absorbed != absorbed
+        if caught_up or phase.name in KEPT_PHASES:
             if phase.name == "train":
                 self._replies.clear()
             self._replies[digest] = reply
             if phase.name != "deliver" or not self._client.aggregating:  # all parts have come
-                self._keep(phase.name in CHANGES_ADAPTERS)
+                self._keep(caught_up or phase.name in CHANGES_ADAPTERS)
         return reply
 
     def _keep(self, adapters_changed: bool) -> None:

@@ -49,22 +49,27 @@ class CatchUp(BaseModel):
     means: Means
 
 
-class TrainRequest(FederationMessage):
-    """The server asks a client to train one stage, and says with whom it will aggregate.
+Missed = Annotated[tuple[CatchUp, ...], Field(max_length=4096)]
+"""Every aggregation that a client has not confirmed, oldest first."""
 
-    ``catch_up`` holds every aggregation that the client has not confirmed, oldest first.
-    """
+
+class TrainRequest(FederationMessage):
+    """The server asks a client to train one stage, and says with whom it will aggregate."""
 
     kind: Literal["train"] = "train"
     cohort: tuple[Name, ...] = Field(min_length=1, max_length=4096)
-    catch_up: tuple[CatchUp, ...] = Field(default=(), max_length=4096)
+    catch_up: Missed = ()
 
 
 class EvaluateRequest(FederationMessage):
-    """The server asks a client to score its model; the score stays with the client."""
+    """The server asks a client to score its model; the score stays with the client.
+
+    A client that took no part in the last aggregation takes its means home first.
+    """
 
     kind: Literal["evaluate"] = "evaluate"
     point: Literal["before", "after_local", "after_aggregation"]
+    catch_up: Missed = ()
 
 
 class Convene(FederationMessage):

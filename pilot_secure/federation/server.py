@@ -242,13 +242,17 @@ class FederationServer:
         self, point: Moment, round_number: int, stage: int, clients: Sequence[str]
     ) -> None:
         self._announce(f"scoring {point.replace('_', ' ')}")
-        self._ask(
+        scored = self._ask(
             PhaseKey("evaluate", round_number, stage),
             clients,
             lambda client: EvaluateRequest(
-                **self._header(round_number, stage, client), point=point
+                **self._header(round_number, stage, client),
+                point=point,
+                catch_up=tuple(self._missed[client]),
             ),
         )
+        for client in scored:
+            self._missed[client].clear()
 
     def _aggregate(self, round_number: int, stage: int, cohort: tuple[str, ...]) -> None:
         self._announce(f"round {round_number}, stage {stage}: aggregation")

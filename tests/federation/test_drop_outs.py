@@ -218,6 +218,30 @@ def test_a_straggler_is_heard_no_more_and_takes_home_once_what_came_too_late(
     assert len(missed) == 3 and any("client-03 in phase deliver, part 7, of" in n for n in missed)
 
 
+def test_everybody_is_scored_on_what_was_averaged_last(
+    run_tiny: Callable[..., FinishedRun],
+) -> None:
+    """FedAvg over one client of each task in a round: after the last, all six have its mean."""
+    settings = {
+        "security": {"secure_agg": False},
+        "federation": {"method": "fedavg", "participation": 0.5, "rounds": 2},
+    }
+    run = run_tiny(SIX, settings)
+    told = frames(run, "evaluate", 2)  # the last request of each client is of the last scoring
+    missed = {client: [m.round for m in told[client].catch_up] for client in told}
+    states = {name: client.state for name, client in run.simulation.host.clients.items()}
+    cohort = frames(run, "train", 2).keys()
+    assert len(cohort) == 3 and len(states) == 6
+    assert missed == {client: [] if client in cohort else [2] for client in states}
+    first = next(iter(states.values()))
+    for state in states.values():
+        for name, tensor in first.text_adapter.items():
+            assert torch.equal(tensor, state.text_adapter[name])
+        for name, tensor in first.connector.state_dict().items():
+            assert torch.equal(tensor, state.connector.state_dict()[name])
+    assert run.simulation.server.events.refusals == []
+
+
 def test_clear_runs_lose_clients_too(run_tiny: Callable[..., FinishedRun]) -> None:
     clear = {"security": {"secure_agg": False}, "federation": {"rounds": 2}}
     run = run_tiny(SIX, clear, dropouts(gone(1, "clear_update"), gone(4, "clear_deliver")))
