@@ -11,7 +11,8 @@ then draw other clients with other samples to train and to validate on. With the
 part of the training file is validated on instead of the test file.
 
 FedDPA-F is searched apart from FedDPA-T, as ``feddpa-f``; ``pilot-m6`` is the half of Pilot's
-trials that has the paper's M. A trial's mark is the mean over tasks of its score after the last
+trials that has the paper's M, and ``pilot-ct-clip`` Pilot with CT-CLIP, whose knob is the adapters'
+learning rate. A trial's mark is the mean over tasks of its score after the last
 aggregation (or ``--moment``) in percent of the task's best over all trials of all methods, those of
 the evidence that are not searched now among them. The best trial of each method is written to
 configs/tuned/PRESET/SCENARIO/METHOD.yaml, and every trial's mark to evidence.json beside it; all of
@@ -33,14 +34,17 @@ from typing import Any
 from benchmarks.cells import ROOT, Cell, merged, run_cells
 from benchmarks.tables.figures import MOMENTS, columns, tasks_of
 from benchmarks.tables.layouts import (
+    CT_CLIP,
     FEDDPA_F,
     FINE_TUNING,
     GENERAL,
     PAPERS_M,
+    PILOT_CT_CLIP,
     PILOT_M6,
     SHIFT,
     VISUAL,
     Row,
+    forms_of,
 )
 from benchmarks.tables.presets import PRESETS, TUNED, Preset
 from pilot_secure.config_file import dump_settings
@@ -59,6 +63,7 @@ CONNECTOR = [{"training": {"connector_rate_factor": factor}} for factor in (0.3,
 KNOBS: dict[str, list[dict[str, Any]]] = {
     "pilot": [{"federation": {"num_neighbours": m}} for m in (2, 6)],
     PILOT_M6: [PAPERS_M],
+    PILOT_CT_CLIP: [{"training": {"connector_rate_factor": factor}} for factor in (0.01, 0.1)],
     "fedprox": [{"methods": {"proximal_weight": mu}} for mu in (0.01, 0.1)],
     "fedadam": [{"methods": {"server_learning_rate": eta}} for eta in (1e-2, 3e-2)],
     "feddpa": [{"methods": {"feddpa_max_weight": most}} for most in (0.5, 1.0)],
@@ -68,6 +73,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in METHODS},
     FEDDPA_F: ("feddpa", FINE_TUNING),
     PILOT_M6: ("pilot", PAPERS_M),
+    PILOT_CT_CLIP: ("pilot", merged(CT_CLIP, {"federation": {"num_neighbours": 2}})),
 }
 """What is searched, by name: a method, and the settings that make it this form of it."""
 
@@ -75,9 +81,12 @@ Trials = dict[str, list[tuple[dict[str, Any], Cell]]]
 
 
 def trials(preset: Preset, name: str, scenario: str, methods: Sequence[str]) -> Trials:
-    """Return each method's candidate settings, with the cell that tries them."""
+    """Return each method's candidate settings, with the cell that tries them.
+
+    Forms that none of the scenario's tables has are left out.
+    """
     found: Trials = {}
-    for form in methods:
+    for form in (form for form in methods if form in forms_of(scenario)):
         method, settings = FORMS[form]
         for rate in RATES[name]:
             for knob in KNOBS.get(form, CONNECTOR):

@@ -41,6 +41,8 @@ def _federation(**settings: Any) -> dict[str, Any]:
 FEDDPA_F = "feddpa-f"
 FINE_TUNING = {"methods": {"feddpa_variant": "fine_tuning"}}
 PILOT_M6 = "pilot-m6"
+PILOT_CT_CLIP = "pilot-ct-clip"
+CT_CLIP = {"model": {"ct_clip": True}}
 PAPERS_M = _federation(num_neighbours=6)
 
 _METHODS = (
@@ -56,6 +58,12 @@ _METHODS = (
     Row("Pilot"),
     Row("Pilot, M = 6", settings=PAPERS_M, tuned=PILOT_M6),
 )
+
+
+def forms_of(scenario: str) -> set[str]:
+    """Return what the rows of a scenario's tables are tuned as."""
+    rows = [row for table in TABLES.values() if table.scenario == scenario for row in table.rows]
+    return {row.tuned or row.method for row in rows}
 
 
 def _papers(label: str, **federation: Any) -> Row:
@@ -98,7 +106,7 @@ TABLES = {
             4,
             "The connector alone, and CT-CLIP",
             VISUAL,
-            (Row("Pilot"), Row("Pilot with CT-CLIP", settings={"model": {"ct_clip": True}})),
+            (Row("Pilot"), Row("Pilot with CT-CLIP", settings=CT_CLIP, tuned=PILOT_CT_CLIP)),
         ),
         Table(
             5,

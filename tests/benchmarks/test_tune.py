@@ -24,7 +24,7 @@ from pilot_secure.run_data import load_data
 @pytest.mark.parametrize("name", ["embedded", "paper"])
 def test_every_method_has_the_same_number_of_trials(name: str) -> None:
     found = tune.trials(PRESETS[name], name, VISUAL, sorted(tune.FORMS))
-    assert set(found) == {*METHODS, "feddpa-f", "pilot-m6"}
+    assert set(found) == {*METHODS, "feddpa-f", "pilot-m6", "pilot-ct-clip"}
     of_pilot = {cell.id for _, cell in found["pilot"]}
     assert {cell.id for _, cell in found.pop("pilot-m6")} < of_pilot
     assert {len(many) for many in found.values()} == {10}
@@ -33,6 +33,11 @@ def test_every_method_has_the_same_number_of_trials(name: str) -> None:
     for cell in every:
         assert cell.config.run.seed == tune.VALIDATION_SEED
         assert all(entry.test is None for entry in cell.config.data.clients)
+
+
+def test_what_no_table_of_a_scenario_has_is_not_searched_there() -> None:
+    found = tune.trials(PRESETS["embedded"], "embedded", GENERAL, sorted(tune.FORMS))
+    assert set(found) == {*METHODS, "feddpa-f", "pilot-m6"}  # CT-CLIP is a row of Table 4 alone
 
 
 @pytest.mark.parametrize("scenario", [VISUAL, GENERAL])
