@@ -5,10 +5,11 @@
 Between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` in the page goes what NAME.json in one of the
 folders says (the last one that has it; NAME.md as it is, where a benchmark writes its own page).
 A section without a file is left as it is and named. Everything else in the page is written by
-hand. Files: table-1.json to table-6.json (benchmarks.tables), heterogeneity.md
-(benchmarks.heterogeneity), visual-shift.md (benchmarks.visual_shift), averaging.json
-(benchmarks.averaging), speed.json (benchmarks.feature_cache), step-cost.json
-(benchmarks.step_cost), each of the last three with ``--json FILE``.
+hand. Files: table-1.json to table-7.json (benchmarks.tables), heterogeneity.md
+(benchmarks.heterogeneity), circumstances.md (benchmarks.circumstances), visual-shift.md
+(benchmarks.visual_shift), averaging.json (benchmarks.averaging), speed.json
+(benchmarks.feature_cache), step-cost.json (benchmarks.step_cost), each of the last three with
+``--json FILE``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from pilot_secure.errors import RunFolderError, UsageError
 from pilot_secure.files import told_in_a_sentence, write_atomically
 
 PAGE = ROOT / "docs" / "reproduction.md"
-FOLDERS = tuple(ROOT / "runs" / name for name in ("tables-embedded", "heterogeneity", "figures"))
+_FIGURES = ("tables-embedded", "heterogeneity", "circumstances", "figures")
+FOLDERS = tuple(ROOT / "runs" / name for name in _FIGURES)
 _PLACE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<old>.*?)<!-- end of (?P=name) -->", re.DOTALL)
 
 
