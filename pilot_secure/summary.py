@@ -46,8 +46,8 @@ class ClientSummary(_Record):
 
     `before` is the bare base model, `after_local` the client's model after its last local
     training, `after_aggregation` after the last aggregation (equal for methods without one). A
-    client that the last cohort left out, or that dropped out, is scored as it is: with what it last
-    took home, and bare if it never trained nor took anything home.
+    client that the last cohort left out, or that dropped out, is told the means that it missed
+    before it is scored; its own text adapter is combined with nobody's then (Pilot).
     `unparsed` answers, misses among the `test_samples`, had not the form that the metric needs.
     """
 

@@ -22,12 +22,12 @@ def grid(heading: Row, rows: Sequence[Row]) -> list[str]:
     return [*(f"| {' | '.join(cells)} |" for cells in lines), ""]
 
 
-def pm(mean: float | None, spread: float | None, *, sign: str = "") -> str:
+def pm(mean: float | None, spread: float | None, *, sign: str = "", digits: int = 1) -> str:
     """Return a figure with what it may be off by, where that is known; a dash for none."""
     if mean is None or math.isnan(mean):
         return "–"
-    after = "" if spread is None or math.isnan(spread) else f" ± {spread:.1f}"
-    return f"{mean:{sign}.1f}{after}"
+    after = "" if spread is None or math.isnan(spread) else f" ± {spread:.{digits}f}"
+    return f"{mean:{sign}.{digits}f}{after}"
 
 
 def table(content: Content) -> list[str]:
@@ -83,7 +83,7 @@ def _order(content: Content) -> list[str]:
 
 
 def _signed(figure: Figure) -> str:
-    return pm(figure.mean, figure.half_width, sign="+")
+    return pm(figure.mean, figure.half_width, sign="+", digits=2)
 
 
 def _settings_and_cost(content: Content) -> list[str]:
@@ -118,8 +118,8 @@ def averaging(content: Content) -> list[str]:
         [group["clients"], *(f"{group[name]:.3f}" for name in ("error", "cosine", "norm"))]
         for group in content["groups"]
     ]
-    heading = ["adapters of", "relative error", "cosine", "norm of the product of means"]
-    return grid(heading, rows)
+    norm = "norm of the product of means / of the mean of products"
+    return grid(["adapters of", "relative error", "cosine", norm], rows)
 
 
 def speed(content: Content) -> list[str]:

@@ -47,5 +47,5 @@ def told(costs: Costs) -> str:
     minutes = sum(known) / 60
     return (
         f"{len(runs)} runs took {minutes:.1f} minutes of computing, {minutes / CORES:.1f} minutes "
-        f"on {CORES} cores."
+        f"on {CORES} free cores."
     )

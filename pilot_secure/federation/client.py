@@ -195,9 +195,9 @@ class FederationClient:
     def _catch_up(self, missed: Sequence[CatchUp]) -> None:
         """Take each aggregation's means, once: the server may not know that it was heard."""
         for delivered in missed:
-            means = means_from_wire(delivered.means)
-            self._previous_results = results_hash(delivered.session, means)
             if (delivered.round, delivered.stage) not in self._absorbed:
+                means = means_from_wire(delivered.means)
+                self._previous_results = results_hash(delivered.session, means)
                 self._absorbed.add((delivered.round, delivered.stage))
                 self._method.absorb_means(self.state, means, self._worker, self.data.task)
 

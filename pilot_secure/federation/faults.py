@@ -33,9 +33,10 @@ class FaultyTransport:
     A client that vanishes gets no request; a straggler gets it, does its work, and its reply is
     lost. Both, and a client of which the transport inside brings nothing, stay away for the rest
     of the attempt, and are asked again in the next training phase, as a device that lost its
-    connection would be. Scoring measures the run and is no part of the federation, so nothing
-    happens there. Chance hits clients only, once a phase; the schedule a key holder too, and any
-    part of an upload or a delivery that goes in parts, counted by what the client was asked for.
+    connection would be. Nothing happens to scoring, which reaches everybody and tells whoever
+    missed an aggregation its means. Chance hits clients only, once a phase; the schedule a key
+    holder too, and any part of an upload or a delivery that goes in parts, counted by what the
+    client was asked for.
     Who is hit is drawn from ``seed``, so that a run can be repeated; no secret is derived from it.
     """
 

@@ -21,7 +21,7 @@ from pilot_secure.federation.journal import Journal, RelayedJournal, take_note
 MEMORY, ADAPTERS = "memory", "adapters-{}"
 CHANGES_ADAPTERS = frozenset({"train", "deliver", "clear_deliver"})
 KEPT_PHASES = CHANGES_ADAPTERS | {"clear_update", "consistency", "unmask"}
-"""Not the phases before it matters what was said; ``evaluate`` if it brought what was missed."""
+"""Other phases leave nothing that must outlive a kill, but ``evaluate`` if it brought means."""
 
 
 class NotedJournal(RelayedJournal):

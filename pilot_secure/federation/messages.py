@@ -64,7 +64,7 @@ class TrainRequest(FederationMessage):
 class EvaluateRequest(FederationMessage):
     """The server asks a client to score its model; the score stays with the client.
 
-    A client that took no part in the last aggregation takes its means home first.
+    A client takes home first every aggregation that it has not confirmed.
     """
 
     kind: Literal["evaluate"] = "evaluate"

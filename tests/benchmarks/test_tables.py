@@ -70,7 +70,7 @@ def test_a_table_costs_what_its_runs_computed() -> None:
     """30 + 90 + 60 s are 3 minutes of computing, half of that on two cores."""
     runs = {0: Cost(50.0, 30.0), 1: Cost(99.0, 90.0)}
     costs = {"Pilot": runs, "Local": {0: Cost(70.0, 60.0)}}
-    assert told(costs) == "3 runs took 3.0 minutes of computing, 1.5 minutes on 2 cores."
+    assert told(costs) == "3 runs took 3.0 minutes of computing, 1.5 minutes on 2 free cores."
     assert median_seconds(runs) == (74.5, 60.0)
     unknown = {**costs, "FedAvg": {0: Cost(21.0, None)}}
     assert told(unknown).startswith("4 runs took 4.0 minutes by the clock; computing was not")

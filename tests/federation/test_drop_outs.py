@@ -88,6 +88,11 @@ def test_whoever_missed_the_delivery_catches_up(run_tiny: Callable[..., Finished
     same_task = run.simulation.host.clients["client-02"].state.connector.other_task_adapters
     for name, tensor in other_tasks.state_dict().items():
         assert torch.equal(tensor, same_task.state_dict()[name])
+    # told again, as by a server that did not hear it, it still compares what came last
+    client = run.simulation.host.clients["client-01"]
+    last, adapters = client._previous_results, client.state.text_adapter
+    client._catch_up(told["client-01"].catch_up)
+    assert client._previous_results == last and client.state.text_adapter is adapters
 
 
 def test_other_means_than_the_others_heard_are_found_out(
