@@ -2,12 +2,14 @@
 
 Python raises KeyboardInterrupt wherever the main thread happens to be. In a destructor, a weak
 reference's callback or a callback from C, it is printed and ignored there, and the run would go on.
+Here it is remembered in place of being printed, and raised at the run's next step.
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -27,10 +29,18 @@ def remembered_interrupts() -> Iterator[None]:
     if before is not signal.default_int_handler or not main_thread:
         yield
         return
+    print_ignored = sys.unraisablehook
+
+    def print_others(ignored: sys.UnraisableHookArgs) -> None:
+        if not (_interrupted.is_set() and issubclass(ignored.exc_type, KeyboardInterrupt)):
+            print_ignored(ignored)
+
     signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = print_others
     try:
         yield
     finally:
+        sys.unraisablehook = print_ignored
         signal.signal(signal.SIGINT, before)
         _interrupted.clear()
 

@@ -15,6 +15,13 @@ from pilot_secure.interruption import raise_if_interrupted, remembered_interrupt
 from pilot_secure.progress import RunProgress
 
 
+class Broken:
+    """A destructor that fails by itself."""
+
+    def __del__(self) -> None:
+        raise RuntimeError
+
+
 class Deaf:
     """Whoever is interrupted while this is deleted does not hear of it."""
 
@@ -31,7 +38,8 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.fixture
-def swallowed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def printed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What Python prints and ignores."""
     found: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda hooked: found.append(hooked.exc_type))
     return found
@@ -39,7 +47,7 @@ def swallowed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 @pytest.mark.parametrize("step", [lambda p: p.describe("training"), lambda p: p.advance(1.0)])
 def test_a_swallowed_interrupt_ends_the_run_at_its_next_step(
-    swallowed: list[object], capsys: pytest.CaptureFixture[str], step: Callable[[RunProgress], None]
+    printed: list[object], capsys: pytest.CaptureFixture[str], step: Callable[[RunProgress], None]
 ) -> None:
     reached = False
 
@@ -47,8 +55,10 @@ def test_a_swallowed_interrupt_ends_the_run_at_its_next_step(
     def command() -> None:
         nonlocal reached
         progress = RunProgress(Console(file=StringIO()))
+        Broken()
         Deaf()
-        assert swallowed == [KeyboardInterrupt]
+        Broken()
+        assert printed == [RuntimeError, RuntimeError]  # and no traceback of Ctrl-C
         step(progress)
         reached = True
 
@@ -57,10 +67,13 @@ def test_a_swallowed_interrupt_ends_the_run_at_its_next_step(
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_an_interrupt_is_forgotten_after_its_command(swallowed: list[object]) -> None:
+def test_an_interrupt_is_forgotten_after_its_command(printed: list[object]) -> None:
     with remembered_interrupts():
         Deaf()
     raise_if_interrupted()
+    assert printed == []
+    Deaf()
+    assert printed == [KeyboardInterrupt]  # outside, Python does as ever
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
