@@ -499,7 +499,7 @@ def test_a_real_sigint_ends_in_code_130(tiny_base: Path, tmp_path: Path) -> None
 def killed_run(tiny_base: Path, tmp_path: Path) -> Iterator[Path]:
     """A run that was killed while messages were flying."""
     arguments = tiny(tiny_base, tmp_path / "run", "--secure-agg", "--rounds", "50")
-    process = multiprocessing.get_context("fork").Process(target=main, args=(arguments,))
+    process = multiprocessing.get_context("forkserver").Process(target=main, args=(arguments,))
     process.start()
     try:
         wait_for_records(tmp_path / "run", 60, process.is_alive)
