@@ -5,10 +5,11 @@
 
 All methods have the same number of trials: learning rates (of LoRA in both stages), times two
 values of one knob of its own or, where a method has none, of the connector's learning rate. Where
-the best rate is the grid's first or last, that is said: a better one may lie outside. A trial is
-one run in the clear with a seed of its own, far from those of the tables: the embedded scenarios
-then draw other clients with other samples to train and to validate on. With the user's own files,
-part of the training file is validated on instead of the test file.
+the best rate is the grid's first or last, that is said: a better one may lie outside. ``--rates``
+searches other rates, for all methods alike (fewer, where a trial is costly). A trial is one run in
+the clear with a seed of its own, far from those of the tables: the embedded scenarios then draw
+other clients with other samples to train and to validate on. With the user's own files, part of
+the training file is validated on instead of the test file.
 
 FedDPA-F is searched apart from FedDPA-T, as ``feddpa-f``; ``pilot-m6`` is the half of Pilot's
 trials that has the paper's M, and ``pilot-ct-clip`` Pilot with CT-CLIP, whose knob is the adapters'
@@ -80,18 +81,25 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
 Trials = dict[str, list[tuple[dict[str, Any], Cell]]]
 
 
-def trials(preset: Preset, name: str, scenario: str, methods: Sequence[str]) -> Trials:
+def trials(
+    preset: Preset,
+    name: str,
+    scenario: str,
+    methods: Sequence[str],
+    rates: Sequence[float] | None = None,
+) -> Trials:
     """Return each method's candidate settings, with the cell that tries them.
 
-    Forms that none of the scenario's tables has are left out.
+    ``rates`` are LoRA's learning rates, by default the preset's. Forms that none of the scenario's
+    tables has are left out.
     """
     found: Trials = {}
     for form in (form for form in methods if form in forms_of(scenario)):
         method, settings = FORMS[form]
-        for rate in RATES[name]:
+        for rate in rates or RATES[name]:
             for knob in KNOBS.get(form, CONNECTOR):
-                rates = {"learning_rate_stage1": rate, "learning_rate_stage2": rate}
-                chosen = merged({"training": rates}, knob)
+                both = {"learning_rate_stage1": rate, "learning_rate_stage2": rate}
+                chosen = merged({"training": both}, knob)
                 own = merged(SIZES.get(name, {}), chosen, settings)
                 row = Row(f"{form} {_short(chosen)}", method, own)
                 cell = preset.cell(scenario, row, VALIDATION_SEED, secure=False, tuned=False)
@@ -135,7 +143,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     preset = PRESETS[options.preset]
     problems: list[str] = []
     try:
-        found = {s: trials(preset, options.preset, s, options.methods) for s in options.scenarios}
+        found = {
+            scenario: trials(preset, options.preset, scenario, options.methods, options.rates)
+            for scenario in options.scenarios
+        }
         cells = [c for by_method in found.values() for many in by_method.values() for _, c in many]
         problems = run_cells(cells, options.out, options.jobs)
     except KeyboardInterrupt:
@@ -233,6 +244,14 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         "--scenarios", nargs="+", choices=[VISUAL, GENERAL, SHIFT], default=[VISUAL, GENERAL]
     )
     parser.add_argument("--methods", nargs="+", choices=sorted(FORMS), default=sorted(FORMS))
+    parser.add_argument(
+        "--rates",
+        nargs="+",
+        type=float,
+        metavar="RATE",
+        help="LoRA's learning rates to try; default "
+        + "; ".join(f"{name}: {' '.join(map(str, own))}" for name, own in RATES.items()),
+    )
     parser.add_argument("--moment", choices=MOMENTS, default="after_aggregation")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=None, help="cells; default runs/tune-PRESET")
@@ -243,6 +262,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--scenarios: preset {options.preset} has no {', '.join(unknown)}")
     if options.jobs < 1:
         parser.error("--jobs: expected at least 1")
+    if any(not 0 < rate < 1 for rate in options.rates or []):
+        parser.error(f"--rates: expected numbers between 0 and 1, got {options.rates}")
     options.out = options.out or ROOT / "runs" / f"tune-{options.preset}"
     return options
 

@@ -138,15 +138,17 @@ def test_what_is_chosen_is_what_the_tables_take(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
-    monkeypatch.setitem(tune.RATES, "embedded", (1e-3, 1e-2))
     monkeypatch.setitem(tune.KNOBS, "fedprox", tune.KNOBS["fedprox"][:1])
     tiny = {"data": {"samples_per_client": 4, "test_samples": 2}, "model": {"max_new_tokens": 2}}
     base = {"model": {"base": str(tiny_base), "lora_rank": 2}}
     monkeypatch.setitem(tune.SIZES, "embedded", cells.merged(tiny, base))
     arguments = ["--scenarios", VISUAL, "--methods", "fedprox", "--out", str(tmp_path / "cells")]
+    arguments += ["--rates", "0.001", "0.01"]
     assert tune.main([*arguments, "--tuned", str(tmp_path / "tuned")]) == 0
     folder = tmp_path / "tuned" / "embedded" / VISUAL
     evidence = json.loads((folder / "evidence.json").read_text())["fedprox"]["trials"]
+    tried = [trial["settings"]["training"]["learning_rate_stage1"] for trial in evidence]
+    assert tried == [1e-3, 1e-2]
     best = max(evidence, key=lambda trial: trial["mark"])
     content = read_config_file(folder / "fedprox.yaml")
     assert content["training"] == best["settings"]["training"]
@@ -162,3 +164,11 @@ def test_what_is_chosen_is_what_the_tables_take(
     untuned = preset.cell(VISUAL, Row("FedProx", "fedprox"), 0, secure=False, tuned=False)
     assert untuned.config.training.learning_rate_stage1 == 6e-3
     assert "fedprox" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rate", ["0", "-0.001", "1", "nan"])
+def test_a_rate_that_none_can_be_is_told(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        tune.main(["--rates", "0.001", rate])
+    assert stopped.value.code == 2
+    assert "--rates: expected numbers between 0 and 1" in capsys.readouterr().err
