@@ -14,28 +14,23 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pilot_secure.errors import UsageError
+from pilot_secure import entry_point
 from pilot_secure.files import write_atomically
 from pilot_secure.saved_run import SavedRun
 
 Adapter = dict[str, Tensor]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@entry_point.main
+def main(argv: Sequence[str] | None = None) -> None:
     options = _options(argv)
-    try:
-        _report(SavedRun.open(options.run), options.num_neighbours, options.json)
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    _report(SavedRun.open(options.run), options.num_neighbours, options.json)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -149,6 +149,9 @@ def _carry_out_all(todo: Sequence[Cell], folder: Path, jobs: int, code: str) -> 
             _say(f"[{done}/{len(todo)}] {cell.label}: {told}; about {left:.0f} min left")
     except BrokenProcessPool:
         problems.append("a process was killed; what is finished is kept")
+    except KeyboardInterrupt:
+        _say("what is finished is kept, call again to go on")
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return problems

@@ -27,7 +27,7 @@ from benchmarks.heterogeneity import Runs, gather, mean_of_tasks, plus_minus
 from benchmarks.tables.figures import MEAN_OF_TASKS, MOMENTS, Figure, paired
 from benchmarks.tables.layouts import VISUAL, Row
 from benchmarks.tables.presets import PRESETS
-from pilot_secure.errors import ConfigError, FederationError, UsageError
+from pilot_secure import entry_point
 from pilot_secure.files import write_atomically
 
 NAME = "circumstances"
@@ -52,22 +52,16 @@ CIRCUMSTANCES: dict[str, dict[str, Any]] = {
 a millionth of LoRA's, for every copy of the connector, so that LoRA alone is trained."""
 
 
+@entry_point.main
 def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
-    try:
-        cells = {
-            (name, method, seed): _cell(options, name, method, seed)
-            for seed in range(options.seeds)
-            for name in options.circumstances
-            for method in METHODS
-        }
-        problems = run_cells(list(cells.values()), options.out, options.jobs)
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, call again to go on", file=sys.stderr)
-        return 130
-    except (ConfigError, UsageError, FederationError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    cells = {
+        (name, method, seed): _cell(options, name, method, seed)
+        for seed in range(options.seeds)
+        for name in options.circumstances
+        for method in METHODS
+    }
+    problems = run_cells(list(cells.values()), options.out, options.jobs)
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 1

@@ -39,7 +39,7 @@ from benchmarks.tables.figures import (
 )
 from benchmarks.tables.layouts import VISUAL, Row
 from benchmarks.tables.presets import PRESETS
-from pilot_secure.errors import ConfigError, FederationError, UsageError
+from pilot_secure import entry_point
 from pilot_secure.federation.methods import METHODS
 from pilot_secure.files import write_atomically
 
@@ -67,22 +67,16 @@ class Contest:
         return self.lead.mean > self.lead.half_width  # false for one seed, whose width is nan
 
 
+@entry_point.main
 def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
-    try:
-        cells = {
-            (place, method, seed): _cell(options, place, method, seed)
-            for seed in range(options.seeds)
-            for place in ((a, w) for w in options.within for a in options.across)
-            for method in options.methods
-        }
-        problems = run_cells(list(cells.values()), options.out, options.jobs)
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, call again to go on", file=sys.stderr)
-        return 130
-    except (ConfigError, UsageError, FederationError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    cells = {
+        (place, method, seed): _cell(options, place, method, seed)
+        for seed in range(options.seeds)
+        for place in ((a, w) for w in options.within for a in options.across)
+        for method in options.methods
+    }
+    problems = run_cells(list(cells.values()), options.out, options.jobs)
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 1

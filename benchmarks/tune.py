@@ -48,9 +48,9 @@ from benchmarks.tables.layouts import (
     forms_of,
 )
 from benchmarks.tables.presets import PRESETS, TUNED, Preset
+from pilot_secure import entry_point
 from pilot_secure.config_file import dump_settings
 from pilot_secure.data.public import FORMATS as DATASETS
-from pilot_secure.errors import ConfigError
 from pilot_secure.federation.methods import METHODS
 from pilot_secure.files import write_atomically
 
@@ -138,23 +138,16 @@ def marks(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, list
     }
 
 
+@entry_point.main
 def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     preset = PRESETS[options.preset]
-    problems: list[str] = []
-    try:
-        found = {
-            scenario: trials(preset, options.preset, scenario, options.methods, options.rates)
-            for scenario in options.scenarios
-        }
-        cells = [c for by_method in found.values() for many in by_method.values() for _, c in many]
-        problems = run_cells(cells, options.out, options.jobs)
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, call again to go on", file=sys.stderr)
-        return 130
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
+    found = {
+        scenario: trials(preset, options.preset, scenario, options.methods, options.rates)
+        for scenario in options.scenarios
+    }
+    cells = [c for by_method in found.values() for many in by_method.values() for _, c in many]
+    problems = run_cells(cells, options.out, options.jobs)
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:

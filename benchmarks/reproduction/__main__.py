@@ -23,7 +23,8 @@ from pathlib import Path
 
 from benchmarks.cells import ROOT
 from benchmarks.reproduction.sections import SECTIONS
-from pilot_secure.errors import RunFolderError, UsageError
+from pilot_secure import entry_point
+from pilot_secure.errors import RunFolderError
 from pilot_secure.files import told_in_a_sentence, write_atomically
 
 PAGE = ROOT / "docs" / "reproduction.md"
@@ -32,16 +33,9 @@ FOLDERS = tuple(ROOT / "runs" / name for name in _FIGURES)
 _PLACE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<old>.*?)<!-- end of (?P=name) -->", re.DOTALL)
 
 
+@entry_point.main
 def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
-    try:
-        return _fill_page(options)
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        return 2
-
-
-def _fill_page(options: argparse.Namespace) -> int:
     before = _read(options.page)
     for folder in options.folders or ():
         if not folder.is_dir():

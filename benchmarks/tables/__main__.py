@@ -26,33 +26,27 @@ from benchmarks.tables.layouts import TABLES, Row, Table
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.report import Filled, markdown, write
 from benchmarks.tables.settings import shown_settings
-from pilot_secure.errors import ConfigError, FederationError, UsageError
+from pilot_secure import entry_point
 from pilot_secure.files import write_atomically
 
 BASE = "Base model"
 
 
+@entry_point.main
 def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     tables = [TABLES[number] for number in options.tables]
     if options.counts_only:
         print(markdown(Filled(TABLES[4], {m: {} for m in MOMENTS}, [], {}, all_counts())))
         return 0
-    try:
-        cells = {
-            (table.number, row.label, seed): _cell(options, table, row, seed)
-            for table in tables
-            for row in table.rows
-            for seed in range(options.seeds)
-        }
-        untuned = {(table.number, row.label) for table, row in _untuned(options, tables)}
-        problems = run_cells(list(cells.values()), options.out, options.jobs)
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, call again to go on", file=sys.stderr)
-        return 130
-    except (ConfigError, UsageError, FederationError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    cells = {
+        (table.number, row.label, seed): _cell(options, table, row, seed)
+        for table in tables
+        for row in table.rows
+        for seed in range(options.seeds)
+    }
+    untuned = {(table.number, row.label) for table, row in _untuned(options, tables)}
+    problems = run_cells(list(cells.values()), options.out, options.jobs)
     written = [fill(options.out, table, cells, untuned) for table in tables]
     for filled in written:
         write(filled, options.out)

@@ -106,7 +106,7 @@ def test_a_wrong_page_or_folder_is_one_sentence(
     for arguments in (["--page", nowhere], ["--from", nowhere, "--check"]):
         assert page.main(arguments) == 2
         (sentence,) = capsys.readouterr().err.splitlines()
-        assert sentence.startswith(nowhere)
+        assert sentence.startswith(f"error: {nowhere}")
 
 
 def test_small_sections() -> None:

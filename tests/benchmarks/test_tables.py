@@ -176,6 +176,7 @@ def test_a_killed_table_goes_on_where_it_was(
     assert main(arguments) == 0
     assert len(run) == 3
     told = capsys.readouterr()
+    assert "what is finished is kept" in told.err
     assert "1 cells to run, 1 are there" in told.err
     assert "0 cells to run, 2 are there" in told.err
     assert "another version of the code" not in told.err
