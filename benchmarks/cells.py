@@ -113,7 +113,7 @@ def code_sha256() -> str:
 
 
 def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> list[str]:
-    """Run the cells that have no file yet; return what went wrong, a sentence each.
+    """Run the cells that have no file yet; return what went wrong, each thing once.
 
     States the expected time first and progress after each cell, on standard error.
     """
@@ -129,7 +129,8 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> list[str]:
 
 
 def _carry_out_all(todo: Sequence[Cell], folder: Path, jobs: int, code: str) -> list[str]:
-    problems: list[str] = []
+    failed: dict[str, list[str]] = {}
+    killed: list[str] = []
     started = time.monotonic()
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
@@ -143,18 +144,22 @@ def _carry_out_all(todo: Sequence[Cell], folder: Path, jobs: int, code: str) -> 
             try:
                 told = f"{future.result():.0f} s"
             except (UsageError, FederationError) as error:
-                problems.append(f"{cell.label}: {error}")
+                failed.setdefault(str(error), []).append(cell.label)
                 told = f"failed: {error}"
             left = (time.monotonic() - started) / done * (len(todo) - done) / 60
             _say(f"[{done}/{len(todo)}] {cell.label}: {told}; about {left:.0f} min left")
     except BrokenProcessPool:
-        problems.append("a process was killed; what is finished is kept")
+        killed = ["a process was killed; what is finished is kept"]
     except KeyboardInterrupt:
         _say("what is finished is kept, call again to go on")
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return problems
+    return [f"{_first_of(labels)}: {error}" for error, labels in failed.items()] + killed
+
+
+def _first_of(labels: Sequence[str]) -> str:
+    return labels[0] if len(labels) == 1 else f"{labels[0]}, and {len(labels) - 1} more"
 
 
 def carry_out(cell: Cell, folder: Path, code: str) -> float:

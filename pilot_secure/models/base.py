@@ -63,7 +63,7 @@ def load_base(
     except _UNREADABLE as error:
         raise CheckpointError(
             f"model.base: expected a LLaVA checkpoint (folder or hub id), got {where!r}: "
-            f"{_reason(error)}"
+            f"{reason(where, error)}"
         ) from error
     processor.tokenizer.padding_side = "left"
     model.to(torch.device(device))  # type: ignore[arg-type]
@@ -72,8 +72,13 @@ def load_base(
     return model, processor
 
 
-def _reason(error: Exception) -> str:
-    """The first line of an error; a bare key or nothing at all after the error's name."""
+def reason(where: str, error: Exception) -> str:
+    """Why a checkpoint cannot be loaded: transformers takes a path that is not there for a hub id.
+
+    Otherwise the first line of its error; a bare key or nothing at all after the error's name.
+    """
+    if where.startswith(("/", ".")) and not Path(where).exists():
+        return "there is no such folder."
     first = str(error).partition("\n")[0]
     return first if " " in first else f"{type(error).__name__} {first}".strip()
 

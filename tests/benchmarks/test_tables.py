@@ -213,7 +213,8 @@ def test_a_cell_that_fails_is_told_and_the_rest_is_kept(
     missing = str(tmp_path / "no-such-base")
     arguments = ["--preset", "smoke", "--tables", "6", "--seeds", "1", "--base", missing]
     assert main([*arguments, "--out", str(tmp_path)]) == 1
-    assert (
-        "local task adapter, visual-understanding, seed 0: model.base:" in capsys.readouterr().err
-    )
+    *progress, problem = capsys.readouterr().err.splitlines()
+    first = "local task adapter, visual-understanding, seed 0, and 1 more: model.base: "
+    assert problem.startswith(first) and problem.endswith("there is no such folder.")
+    assert len(progress) == 3
     assert not (tmp_path / "cells").exists()
