@@ -63,7 +63,7 @@ def load_base(
     except _UNREADABLE as error:
         raise CheckpointError(
             f"model.base: expected a LLaVA checkpoint (folder or hub id), got {where!r}: "
-            f"{reason(where, error)}"
+            f"{why_not_loaded(where, error)}"
         ) from error
     processor.tokenizer.padding_side = "left"
     model.to(torch.device(device))  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def load_base(
     return model, processor
 
 
-def reason(where: str, error: Exception) -> str:
+def why_not_loaded(where: str, error: Exception) -> str:
     """Why a checkpoint cannot be loaded: transformers takes a path that is not there for a hub id.
 
     Otherwise the first line of its error; a bare key or nothing at all after the error's name.

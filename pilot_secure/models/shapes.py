@@ -19,7 +19,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from pilot_secure.models.base import CheckpointError, checkpoint_path, reason
+from pilot_secure.models.base import CheckpointError, checkpoint_path, why_not_loaded
 
 LLAVA_15: dict[str, dict[str, Any]] = {
     "llava-hf/llava-1.5-7b-hf": {
@@ -69,7 +69,7 @@ def llava_config(path_or_id: str | Path) -> LlavaConfig:
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"model.base: expected a LLaVA checkpoint (folder or hub id), got {where!r}: "
-            f"{reason(where, error)}"
+            f"{why_not_loaded(where, error)}"
         ) from error
     if not isinstance(config, LlavaConfig):
         raise CheckpointError(
