@@ -22,17 +22,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pilot_secure.config import SimulationConfig
 from pilot_secure.config_checks import validate
 from pilot_secure.engines.processes import end_with_the_starter
-from pilot_secure.errors import FederationError, UsageError
+from pilot_secure.errors import FederationError, RunFolderError, UsageError
 from pilot_secure.federation.methods import METHODS
-from pilot_secure.files import write_atomically
-from pilot_secure.summary import ClientSummary
+from pilot_secure.files import told_in_a_sentence, write_atomically
+from pilot_secure.summary import ClientSummary, PhaseSummary
 
 Settings = Mapping[str, Any]
 Clients = tuple[ClientSummary, ...]
@@ -40,7 +40,6 @@ ROOT = Path(__file__).parents[1]
 START_SECONDS, STEP_SECONDS, ANSWER_SECONDS = 20.0, 0.08, 0.007
 """Of a cell's one thread on the embedded model: data, loading and features; a step of 8 samples; an
 answer (`benchmarks.step_cost` with one thread)."""
-_CLIENTS: TypeAdapter[Clients] = TypeAdapter(Clients)
 
 
 def merged(*layers: Settings) -> dict[str, Any]:
@@ -52,6 +51,23 @@ def merged(*layers: Settings) -> dict[str, Any]:
             nested = isinstance(value, Mapping) and isinstance(before, Mapping)
             result[name] = merged(before, value) if nested else value
     return result
+
+
+class Result(BaseModel):
+    """What a finished cell wrote down. None: it was made before this was noted."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str
+    code_sha256: str
+    wall_seconds: float
+    cpu_seconds: float | None = None
+    settings: dict[str, Any]
+    clients: Annotated[Clients, Field(min_length=1)]
+    phases: tuple[PhaseSummary, ...]
+    versions: dict[str, str]
+    base_sha256: str | None = None
+    ledger: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -76,18 +92,22 @@ class Cell:
         """Where its result is, or will be."""
         return folder / "cells" / f"{self.id}.json"
 
-    def clients(self, folder: Path) -> Clients | None:
-        """Return the clients' scores, None if the cell has not been run."""
+    def result(self, folder: Path) -> Result | None:
+        """Return what the cell wrote down, None if it has not been run. Raises: RunFolderError."""
         path = self.file(folder)
         if not path.exists():
             return None
-        return _CLIENTS.validate_python(json.loads(path.read_text())["clients"], strict=False)
-
-    def result(self, folder: Path) -> dict[str, Any] | None:
-        """Return all that the cell wrote down, None if it has not been run."""
-        path = self.file(folder)
-        found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
-        return found
+        with told_in_a_sentence(path):
+            content = path.read_bytes()
+        try:
+            return Result.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise RunFolderError(
+                f"{path}: expected a finished cell, but {where} is wrong ({first['msg']}); delete "
+                "it and call again to run the cell anew."
+            ) from None
 
     @property
     def expected_seconds(self) -> float | None:
@@ -115,8 +135,12 @@ def code_sha256() -> str:
 def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> list[str]:
     """Run the cells that have no file yet; return what went wrong, each thing once.
 
-    States the expected time first and progress after each cell, on standard error.
+    States the expected time first and progress after each cell, on standard error. Raises:
+    RunFolderError for a folder or a finished cell that cannot be used; UsageError where one mistake
+    of the caller's ended all that was to run.
     """
+    with told_in_a_sentence(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     first = {cell.id: cell for cell in reversed(cells)}  # by its first name, where it has several
     todo = [cell for cell in reversed(first.values()) if not cell.file(folder).exists()]
     there = [cell for cell in first.values() if cell.file(folder).exists()]
@@ -129,7 +153,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> list[str]:
 
 
 def _carry_out_all(todo: Sequence[Cell], folder: Path, jobs: int, code: str) -> list[str]:
-    failed: dict[str, list[str]] = {}
+    failed: dict[tuple[type[Exception], str], list[str]] = {}
     killed: list[str] = []
     started = time.monotonic()
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
@@ -144,7 +168,7 @@ def _carry_out_all(todo: Sequence[Cell], folder: Path, jobs: int, code: str) -> 
             try:
                 told = f"{future.result():.0f} s"
             except (UsageError, FederationError) as error:
-                failed.setdefault(str(error), []).append(cell.label)
+                failed.setdefault((type(error), str(error)), []).append(cell.label)
                 told = f"failed: {error}"
             left = (time.monotonic() - started) / done * (len(todo) - done) / 60
             _say(f"[{done}/{len(todo)}] {cell.label}: {told}; about {left:.0f} min left")
@@ -155,7 +179,12 @@ def _carry_out_all(todo: Sequence[Cell], folder: Path, jobs: int, code: str) -> 
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return [f"{_first_of(labels)}: {error}" for error, labels in failed.items()] + killed
+    problems = [f"{_first_of(labels)}: {error}" for (_, error), labels in failed.items()]
+    if [len(labels) for labels in failed.values()] == [len(todo)]:
+        ((kind, _),) = failed
+        if issubclass(kind, UsageError):
+            raise UsageError(problems[0])
+    return problems + killed
 
 
 def _first_of(labels: Sequence[str]) -> str:
@@ -183,24 +212,26 @@ def carry_out(cell: Cell, folder: Path, code: str) -> float:
                 simulation.run()
         summary = run.read_summary()
         ledger = json.loads((run.path / "ledger.json").read_text())
-    content = {
-        "label": cell.label,
-        "code_sha256": code,
-        "cpu_seconds": _cpu_seconds() - before,
-        "settings": cell.config.model_dump(mode="json", exclude={"run": {"out", "name"}}),
-        **summary.model_dump(
-            mode="json", include={"clients", "phases", "wall_seconds", "versions", "base_sha256"}
-        ),
-        "ledger": ledger,
-    }
-    write_atomically(cell.file(folder), json.dumps(content, indent=1).encode() + b"\n")
+    result = Result(
+        label=cell.label,
+        code_sha256=code,
+        wall_seconds=summary.wall_seconds,
+        cpu_seconds=_cpu_seconds() - before,
+        settings=cell.config.model_dump(mode="json", exclude={"run": {"out", "name"}}),
+        clients=summary.clients,
+        phases=summary.phases,
+        versions=summary.versions,
+        base_sha256=summary.base_sha256,
+        ledger=ledger,
+    )
+    write_atomically(cell.file(folder), result.model_dump_json(indent=1).encode() + b"\n")
     return summary.wall_seconds
 
 
 def _say_what_is_older(cells: Sequence[Cell], folder: Path, code: str) -> None:
     """Say how many finished cells come from other code: a file's name is that of its settings."""
     results = [cell.result(folder) for cell in cells]
-    older = sum(result is None or result["code_sha256"] != code for result in results)
+    older = sum(result is None or result.code_sha256 != code for result in results)
     if older:
         _say(
             f"{older} of those that are there were run by another version of the code, and count "
@@ -210,11 +241,11 @@ def _say_what_is_older(cells: Sequence[Cell], folder: Path, code: str) -> None:
 
 def _say_where_bases_differ(cells: Iterable[Cell], folder: Path) -> None:
     """Say where one base checkpoint's name stood for several: a file's name has the name alone."""
-    found: dict[str, set[str]] = {}
+    found: dict[str, set[str | None]] = {}
     for cell in cells:
         result = cell.result(folder)
         if result is not None:
-            found.setdefault(cell.config.model.base, set()).add(result.get("base_sha256", ""))
+            found.setdefault(cell.config.model.base, set()).add(result.base_sha256)
     for base, hashes in found.items():
         if len(hashes) > 1:
             _say(

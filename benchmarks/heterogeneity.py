@@ -106,10 +106,10 @@ def gather(folder: Path, cells: Mapping[tuple[P, str, int], Cell], moment: str) 
     found: dict[P, dict[str, dict[int, Columns]]] = {}
     tasks: list[str] = []
     for (place, method, seed), cell in cells.items():
-        clients = cell.clients(folder)
-        if clients is not None:
-            tasks = tasks_of(clients)
-            scores = columns(clients, moment)
+        result = cell.result(folder)
+        if result is not None:
+            tasks = tasks_of(result.clients)
+            scores = columns(result.clients, moment)
             found.setdefault(place, {}).setdefault(method, {})[seed] = scores
     return {
         place: in_percent(methods, REFERENCE, tasks)

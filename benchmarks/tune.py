@@ -51,8 +51,9 @@ from benchmarks.tables.presets import PRESETS, TUNED, Preset
 from pilot_secure import entry_point
 from pilot_secure.config_file import dump_settings
 from pilot_secure.data.public import FORMATS as DATASETS
+from pilot_secure.errors import RunFolderError
 from pilot_secure.federation.methods import METHODS
-from pilot_secure.files import write_atomically
+from pilot_secure.files import told_in_a_sentence, write_atomically
 
 VALIDATION_SEED = 1_000_000
 RATES = {
@@ -184,15 +185,22 @@ def choose(options: argparse.Namespace, scenario: str, by_method: Trials) -> Non
 
 
 def _evidence(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    with told_in_a_sentence(path):
+        content = path.read_text()
+    try:
+        return dict(json.loads(content))
+    except ValueError as error:
+        raise RunFolderError(f"{path}: expected the trials of earlier searches: {error}.") from None
 
 
 def _by_task(cell: Cell, folder: Path, moment: str) -> tuple[str, dict[str, float]]:
     """Return the hash of the code that ran a cell, and its score by task."""
-    clients, result = cell.clients(folder), cell.result(folder)
-    assert clients is not None and result is not None
-    scores = columns(clients, moment)
-    return result["code_sha256"], {task: scores[task] for task in tasks_of(clients)}
+    result = cell.result(folder)
+    assert result is not None
+    scores = columns(result.clients, moment)
+    return result.code_sha256, {task: scores[task] for task in tasks_of(result.clients)}
 
 
 def _edge(trials: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> str:

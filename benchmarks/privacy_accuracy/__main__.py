@@ -81,7 +81,9 @@ def write(
     labels = {c.id: c.label for c in [*priced.values(), *cells.values()]}
     by_label = {labels[key]: found for key, found in audits.items()}
     phases = {
-        name: found["phases"] for name, c in priced.items() if (found := c.result(out)) is not None
+        name: [phase.model_dump() for phase in found.phases]
+        for name, c in priced.items()
+        if (found := c.result(out)) is not None
     }
     for name, entries in (("scores", rows), ("differences", differences), ("price", prices)):
         write_atomically(out / f"{name}.csv", results.csv_of(entries).encode())

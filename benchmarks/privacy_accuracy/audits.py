@@ -26,7 +26,7 @@ def private_ledgers(cells: Iterable[Cell], folder: Path) -> dict[str, Ledger]:
     found = {}
     for cell in cells:
         if cell.config.privacy.unit != "none" and (result := cell.result(folder)) is not None:
-            found[cell.id] = parse_ledger(json.dumps(result["ledger"]).encode())
+            found[cell.id] = parse_ledger(json.dumps(result.ledger).encode())
     return found
 
 

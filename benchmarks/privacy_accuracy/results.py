@@ -67,18 +67,18 @@ def by_seed(cells: Grid, folder: Path) -> dict[tuple[str, Protection], dict[int,
     """The scores of every method and protection, by seed."""
     found: dict[tuple[str, Protection], dict[int, Columns]] = {}
     for (method, protection, seed), cell in cells.items():
-        clients = cell.clients(folder)
-        if clients is not None:
-            found.setdefault((method, protection), {})[seed] = columns(clients, MOMENT)
+        result = cell.result(folder)
+        if result is not None:
+            found.setdefault((method, protection), {})[seed] = columns(result.clients, MOMENT)
     return found
 
 
 def tasks(cells: Grid, folder: Path) -> list[str]:
     """The tasks of the first finished cell."""
     for cell in cells.values():
-        clients = cell.clients(folder)
-        if clients is not None:
-            return tasks_of(clients)
+        result = cell.result(folder)
+        if result is not None:
+            return tasks_of(result.clients)
     return []
 
 
@@ -121,20 +121,19 @@ def prices(cells: Mapping[str, Cell], folder: Path) -> list[Price]:
     """What each protection cost."""
     found = []
     for name, cell in cells.items():
-        result, clients = cell.result(folder), cell.clients(folder)
-        if result is None or clients is None:
+        result = cell.result(folder)
+        if result is None:
             continue
-        phases = result["phases"]
-        exchanged = [p for p in phases if p["phase"] not in ("train", "evaluate")]
-        values = columns(clients, MOMENT)
+        exchanged = [p for p in result.phases if p.phase not in ("train", "evaluate")]
+        values = columns(result.clients, MOMENT)
         found.append(
             Price(
                 protection=name,
-                wall_seconds=result["wall_seconds"],
-                aggregation_seconds=sum(p["seconds"] for p in exchanged),
-                upload_bytes=sum(p["upload_bytes"] for p in exchanged),
-                download_bytes=sum(p["download_bytes"] for p in exchanged),
-                scores={task: values[task] for task in tasks_of(clients)},
+                wall_seconds=result.wall_seconds,
+                aggregation_seconds=sum(p.seconds for p in exchanged),
+                upload_bytes=sum(p.upload_bytes for p in exchanged),
+                download_bytes=sum(p.download_bytes for p in exchanged),
+                scores={task: values[task] for task in tasks_of(result.clients)},
             )
         )
     return found

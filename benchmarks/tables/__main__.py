@@ -19,7 +19,7 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 from benchmarks.cells import ROOT, Cell, merged, run_cells
-from benchmarks.tables.cost import Cost, cost_of
+from benchmarks.tables.cost import Cost
 from benchmarks.tables.counts import all_counts
 from benchmarks.tables.figures import MOMENTS, Columns, columns, in_percent, tasks_of
 from benchmarks.tables.layouts import TABLES, Row, Table
@@ -122,10 +122,11 @@ def fill(
     costs: dict[str, dict[int, Cost]] = {}
     chosen: dict[str, dict[str, str]] = {}
     for (number, label, seed), cell in cells.items():
-        clients = cell.clients(folder) if number == table.number else None
-        if clients is None:
+        result = cell.result(folder) if number == table.number else None
+        if result is None:
             continue
-        costs.setdefault(label, {})[seed] = cost_of(cell.result(folder) or {})
+        clients = result.clients
+        costs.setdefault(label, {})[seed] = Cost(result.wall_seconds, result.cpu_seconds)
         chosen[label] = shown_settings(cell.config, tuned=(number, label) not in untuned)
         tasks = tasks_of(clients)
         metrics = {client.task: client.metric for client in clients}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 CORES = 2
 
@@ -22,11 +21,6 @@ class Cost:
 
 
 Costs = Mapping[str, Mapping[int, Cost]]  # by row and seed
-
-
-def cost_of(result: Mapping[str, Any]) -> Cost:
-    """Return what a cell says that it cost."""
-    return Cost(result["wall_seconds"], result.get("cpu_seconds"))
 
 
 def median_seconds(runs: Mapping[int, Cost]) -> tuple[float, float | None]:

@@ -17,6 +17,7 @@ from benchmarks.tables.figures import MEAN_OF_TASKS, Figure, columns, in_percent
 from benchmarks.tables.layouts import TABLES, VISUAL, Row
 from benchmarks.tables.presets import PRESETS
 from benchmarks.tables.settings import shown_settings
+from pilot_secure.errors import FederationError
 from pilot_secure.federation.methods import METHODS
 from pilot_secure.summary import ClientSummary
 
@@ -207,14 +208,80 @@ def test_a_killed_table_goes_on_where_it_was(
 
 
 def test_a_cell_that_fails_is_told_and_the_rest_is_kept(
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
+    carry_out = cells.carry_out
+
+    def failing(cell: cells.Cell, folder: Path, code: str) -> float:
+        if cell.label.startswith("random"):
+            raise FederationError("round 1: nobody is left.")
+        return carry_out(cell, folder, code)
+
+    monkeypatch.setattr(cells, "carry_out", failing)
+    arguments = ["--preset", "smoke", "--tables", "6", "--seeds", "1", "--base", str(tiny_base)]
+    assert main([*arguments, "--out", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert "random, visual-understanding, seed 0: round 1: nobody is left." in told.err
+    assert "| local task adapter |" in told.out and "| random |" not in told.out
+
+
+def test_a_mistake_that_ends_every_cell_leaves_the_tables_that_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
     missing = str(tmp_path / "no-such-base")
     arguments = ["--preset", "smoke", "--tables", "6", "--seeds", "1", "--base", missing]
-    assert main([*arguments, "--out", str(tmp_path)]) == 1
+    table = tmp_path / "table-6.md"
+    table.write_text("an earlier one")
+    assert main([*arguments, "--out", str(tmp_path)]) == 2
+    assert table.read_text() == "an earlier one"
     *progress, problem = capsys.readouterr().err.splitlines()
-    first = "local task adapter, visual-understanding, seed 0, and 1 more: model.base: "
+    first = "error: local task adapter, visual-understanding, seed 0, and 1 more: model.base: "
     assert problem.startswith(first) and problem.endswith("there is no such folder.")
     assert len(progress) == 3
     assert not (tmp_path / "cells").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "the file is wrong"),
+        ('{"label": "x', "the file is wrong"),
+        ("{}", "label is wrong"),
+        (None, "wall_seconds is wrong"),
+    ],
+)
+def test_a_cell_that_cannot_be_read_is_told_before_anything_runs(
+    content: str | None,
+    told: str,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
+    arguments = ["--preset", "smoke", "--tables", "6", "--seeds", "1", "--base", str(tiny_base)]
+    arguments += ["--out", str(tmp_path)]
+    assert main(arguments) == 0
+    one, other = sorted((tmp_path / "cells").iterdir())
+    other.unlink()
+    whole = json.loads(one.read_text())
+    one.write_text(json.dumps(whole | {"wall_seconds": "long"}) if content is None else content)
+    capsys.readouterr()
+    assert main(arguments) == 2
+    *_, sentence = capsys.readouterr().err.splitlines()
+    assert sentence.startswith(f"error: {one}: expected a finished cell, but {told}")
+    assert not other.exists()
+
+
+def test_an_out_that_is_no_folder_is_told_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "file"
+    out.write_text("")
+    assert main(["--preset", "smoke", "--tables", "6", "--seeds", "1", "--out", str(out)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {out}: ")
