@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.arguments import positive_int
 from pilot_secure import entry_point
 from pilot_secure.files import write_atomically
 from pilot_secure.saved_run import SavedRun
@@ -36,12 +37,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder, best of --method local")
-    parser.add_argument("--num-neighbours", type=int, default=6, help="M of Eq. 12")
+    parser.add_argument("--num-neighbours", type=positive_int, default=6, help="M of Eq. 12")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here, too")
-    options = parser.parse_args(argv)
-    if options.num_neighbours < 1:
-        parser.error(f"--num-neighbours {options.num_neighbours}: expected at least 1")
-    return options
+    return parser.parse_args(argv)
 
 
 def _report(run: SavedRun, m: int, file: Path | None) -> None:

@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import positive_int
 from benchmarks.cells import ROOT, Cell, merged, run_cells
 from benchmarks.heterogeneity import Runs, gather, mean_of_tasks, plus_minus
 from benchmarks.tables.figures import MEAN_OF_TASKS, MOMENTS, Figure, paired
@@ -136,17 +137,14 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     names = list(CIRCUMSTANCES)
     parser.add_argument("--circumstances", nargs="+", choices=names, default=names)
-    parser.add_argument("--test-samples", type=int, default=100, help="of each client")
+    parser.add_argument("--test-samples", type=positive_int, default=100, help="of each client")
     parser.add_argument("--preset", choices=["embedded", "smoke"], default="embedded")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--seeds", type=positive_int, default=3)
+    parser.add_argument("--jobs", type=positive_int, default=2, help="processes, one thread each")
     parser.add_argument("--untuned", action="store_true", help="the configuration's own settings")
     parser.add_argument("--base", default=None, help="another base checkpoint")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / NAME)
-    options = parser.parse_args(argv)
-    if options.seeds < 1 or options.jobs < 1:
-        parser.error("--seeds and --jobs: expected at least 1")
-    return options
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.arguments import positive_int
+from pilot_secure import entry_point
 from pilot_secure.data import answer_batch, build_scenario, encode_samples
 from pilot_secure.files import write_atomically
 from pilot_secure.models import (
@@ -35,13 +37,14 @@ from pilot_secure.models import (
 )
 
 
+@entry_point.main
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="tiny-llava", help="checkpoint folder or hub id")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=positive_int, default=5)
+    parser.add_argument("--batch-size", type=positive_int, default=8)
+    parser.add_argument("--threads", type=positive_int, default=2)
     parser.add_argument("--json", type=Path, default=None, help="write the figures here, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -129,4 +132,4 @@ def _rates(
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks.arguments import positive_int
 from benchmarks.cells import ROOT, Cell, merged, run_cells
 from benchmarks.tables.figures import (
     MEAN_OF_TASKS,
@@ -247,16 +248,14 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=COMPARED)
     parser.add_argument("--across", type=float, nargs="+", default=ACROSS, help="strengths, 0..1")
     parser.add_argument("--within", type=float, nargs="+", default=WITHIN, help="strengths, 0..1")
-    parser.add_argument("--test-samples", type=int, default=100, help="of each client")
+    parser.add_argument("--test-samples", type=positive_int, default=100, help="of each client")
     parser.add_argument("--preset", choices=["embedded", "smoke"], default="embedded")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--seeds", type=positive_int, default=3)
+    parser.add_argument("--jobs", type=positive_int, default=2, help="processes, one thread each")
     parser.add_argument("--untuned", action="store_true", help="the configuration's own settings")
     parser.add_argument("--base", default=None, help="another base checkpoint")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / NAME)
     options = parser.parse_args(argv)
-    if options.seeds < 1 or options.jobs < 1:
-        parser.error("--seeds and --jobs: expected at least 1")
     if REFERENCE not in options.methods or len(set(options.methods)) < 2:
         parser.error(f"--methods: expected {REFERENCE}, which scores are stated in, and a rival")
     return options

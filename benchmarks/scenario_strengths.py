@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import positive_int
+from pilot_secure import entry_point
 from pilot_secure.data import SCENARIOS, build_scenario
 from pilot_secure.metrics import score
 from pilot_secure.models import FeatureCache, base_connector, generate_answers, load_base
@@ -30,13 +32,14 @@ SETTINGS = (
 )
 
 
+@entry_point.main
 def main() -> None:
     """Measure and print one row per setting and scenario."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="tiny-llava", help="checkpoint folder or hub id")
-    parser.add_argument("--test-samples", type=int, default=100)
+    parser.add_argument("--test-samples", type=positive_int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=positive_int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model, processor = load_base(options.base)
@@ -79,4 +82,4 @@ def zero_shot(
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

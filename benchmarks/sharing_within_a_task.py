@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 import torch
 
+from benchmarks.arguments import positive_int
+from pilot_secure import entry_point
 from pilot_secure.data import SCENARIOS, ClientData, answer_batch, build_scenario, encode_samples
 from pilot_secure.metrics import score
 from pilot_secure.models import (
@@ -105,13 +107,14 @@ class Bench:
                 schedule.step()
 
 
+@entry_point.main
 def main() -> None:
     """Measure and print one row per task."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="tiny-llava", help="checkpoint folder or hub id")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--samples", type=int, default=64, help="training samples of a client")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--samples", type=positive_int, default=64, help="to train, of a client")
+    parser.add_argument("--threads", type=positive_int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bench = Bench(options.base)
@@ -126,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

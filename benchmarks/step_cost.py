@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import positive_int
+from pilot_secure import entry_point
 from pilot_secure.config import SimulationConfig
 from pilot_secure.federation.methods import METHODS
 from pilot_secure.federation.plan import ProximalTerm, TrainingPlan
@@ -34,10 +36,11 @@ from pilot_secure.run_data import load_data
 AIM_STAGE_2, AIM_DIFFERENCE = 1.15, 0.03
 
 
+@entry_point.main
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=60, help="timed steps of each kind")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=positive_int, default=60, help="timed steps of each kind")
+    parser.add_argument("--batch-size", type=positive_int, default=8)
     parser.add_argument("--base", default="tiny-llava")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here, too")
     options = parser.parse_args()
@@ -177,4 +180,4 @@ def rates(config, worker: Worker, samples: Samples, tasks, client) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

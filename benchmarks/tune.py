@@ -32,6 +32,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.arguments import positive_int
 from benchmarks.cells import ROOT, Cell, merged, run_cells
 from benchmarks.tables.figures import MOMENTS, columns, tasks_of
 from benchmarks.tables.layouts import (
@@ -49,7 +50,7 @@ from benchmarks.tables.layouts import (
 )
 from benchmarks.tables.presets import PRESETS, TUNED, Preset
 from pilot_secure import entry_point
-from pilot_secure.config_file import dump_settings
+from pilot_secure.config_file import dump_settings, read_config_file
 from pilot_secure.data.public import FORMATS as DATASETS
 from pilot_secure.errors import RunFolderError
 from pilot_secure.federation.methods import METHODS
@@ -218,17 +219,18 @@ def _yaml(
     trials: Sequence[Mapping[str, Any]],
     best: Mapping[str, Any],
 ) -> str:
-    """The chosen settings alone, on top of the scenario's own file, with what they are for."""
+    """The chosen settings on top of the scenario's own file, with what they are for."""
     file = PRESETS[options.preset].files[scenario]
     comment = (
         f"{form} on {scenario}: the best of {len(trials)} trials on\n"
         f"validation data, {best['mark']:.1f} % of the best score of any method\n"
         f"(mean of tasks, {options.moment}).{_edge(trials, best)}\n"
         f"Chosen by python -m benchmarks.tune --preset {options.preset}; all trials are in "
-        f"evidence.json.\nThe tables put this on top of configs/{file}."
+        f"evidence.json.\nWhat it does not choose is as in configs/{file}."
     )
     method, settings = FORMS[form]
-    content = merged(best["settings"], settings, {"federation": {"method": method}})
+    scenarios_own = read_config_file(ROOT / "configs" / file)
+    content = merged(scenarios_own, best["settings"], settings, {"federation": {"method": method}})
     return dump_settings(content, comment)
 
 
@@ -254,15 +256,13 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         + "; ".join(f"{name}: {' '.join(map(str, own))}" for name, own in RATES.items()),
     )
     parser.add_argument("--moment", choices=MOMENTS, default="after_aggregation")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--jobs", type=positive_int, default=2, help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=None, help="cells; default runs/tune-PRESET")
     parser.add_argument("--tuned", type=Path, default=TUNED, help="where chosen values go")
     options = parser.parse_args(argv)
     unknown = set(options.scenarios) - set(PRESETS[options.preset].files)
     if unknown:
         parser.error(f"--scenarios: preset {options.preset} has no {', '.join(unknown)}")
-    if options.jobs < 1:
-        parser.error("--jobs: expected at least 1")
     if any(not 0 < rate < 1 for rate in options.rates or []):
         parser.error(f"--rates: expected numbers between 0 and 1, got {options.rates}")
     options.out = options.out or ROOT / "runs" / f"tune-{options.preset}"

@@ -18,8 +18,10 @@ from statistics import fmean, stdev
 
 import torch
 
+from benchmarks.arguments import positive_int
 from benchmarks.cells import ROOT
 from benchmarks.sharing_within_a_task import Bench, Part
+from pilot_secure import entry_point
 from pilot_secure.colour_blind import IMAGES, colour_erasure
 from pilot_secure.config import SimulationConfig
 from pilot_secure.config_checks import validate
@@ -42,6 +44,7 @@ BASES = ("passes colours", "colour-blind")
 Scores = dict[str, dict[str, dict[str, list[float]]]]  # by base, task and parts: one a seed
 
 
+@entry_point.main
 def main() -> None:
     options = _options()
     quieten_libraries()
@@ -106,14 +109,14 @@ def _pm(values: list[float]) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="tiny-llava", help="checkpoint of the embedded kind")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=None, help="training samples of a client")
-    parser.add_argument("--test-samples", type=int, default=200)
-    parser.add_argument("--images", type=int, default=IMAGES, help="images to learn erasure from")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seeds", type=positive_int, default=3)
+    parser.add_argument("--samples", type=positive_int, default=None, help="to train, of a client")
+    parser.add_argument("--test-samples", type=positive_int, default=200)
+    parser.add_argument("--images", type=positive_int, default=IMAGES, help="to learn erasure from")
+    parser.add_argument("--threads", type=positive_int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "figures")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import positive_int
 from benchmarks.cells import ROOT, Cell, run_cells
 from benchmarks.privacy_accuracy import page, results
 from benchmarks.privacy_accuracy.audits import audited, private_ledgers
@@ -60,11 +61,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the grid")
     parser.add_argument("--out", type=Path, default=None, help="default: runs/NAME-OF-THE-CONFIG")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    options = parser.parse_args(argv)
-    if options.jobs < 1:
-        parser.error("--jobs: expected at least 1")
-    return options
+    parser.add_argument("--jobs", type=positive_int, default=2, help="processes, one thread each")
+    return parser.parse_args(argv)
 
 
 def write(

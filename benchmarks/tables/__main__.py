@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence, Set
 from pathlib import Path
 
+from benchmarks.arguments import positive_int
 from benchmarks.cells import ROOT, Cell, merged, run_cells
 from benchmarks.tables.cost import Cost
 from benchmarks.tables.counts import all_counts
@@ -63,16 +64,14 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--tables", type=int, nargs="+", choices=sorted(TABLES), default=[1, 2])
     parser.add_argument("--preset", choices=sorted(PRESETS), default="embedded")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--seeds", type=positive_int, default=3)
+    parser.add_argument("--jobs", type=positive_int, default=2, help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=None, help="default: runs/tables-PRESET")
     parser.add_argument("--secure-agg", action="store_true", help="aggregate under masks and CKKS")
     parser.add_argument("--untuned", action="store_true", help="the configurations' own settings")
     parser.add_argument("--base", default=None, help="another base checkpoint")
     parser.add_argument("--counts-only", action="store_true", help="Table 4's parameters, no runs")
     options = parser.parse_args(argv)
-    if options.seeds < 1 or options.jobs < 1:
-        parser.error("--seeds and --jobs: expected at least 1")
     files = PRESETS[options.preset].files
     for number in options.tables:
         if TABLES[number].scenario not in files:

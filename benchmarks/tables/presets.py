@@ -15,12 +15,11 @@ TUNED = ROOT / "configs" / "tuned"
 
 @dataclass(frozen=True)
 class Preset:
-    """Configuration files by scenario, settings on top of them, and which model's shapes it has."""
+    """Configuration files by scenario, and settings on top of them."""
 
     files: dict[str, str]
     settings: dict[str, Any] = field(default_factory=dict)
     tuned: str | None = None
-    shapes: str = "embedded"
 
     def cell(self, scenario: str, row: Row, seed: int, *, secure: bool, tuned: bool = True) -> Cell:
         """Return a row's cell: the scenario's file, the method's tuned values, the row's own."""
@@ -73,7 +72,6 @@ PRESETS = {
         },
         settings=_FAST,
         tuned="paper",
-        shapes="llava-1.5-7b",
     ),
     "smoke": Preset(
         files=_EMBEDDED,

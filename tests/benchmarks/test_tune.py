@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cells, tune
-from benchmarks.cells import Cell, merged
+from benchmarks.cells import ROOT, Cell, merged
 from benchmarks.tables.layouts import GENERAL, TABLES, VISUAL, Row
-from benchmarks.tables.presets import PRESETS, Preset
+from benchmarks.tables.presets import PRESETS, TUNED, Preset
 from pilot_secure.config import SimulationConfig
 from pilot_secure.config_checks import validate
 from pilot_secure.config_file import read_config_file
@@ -151,7 +151,8 @@ def test_what_is_chosen_is_what_the_tables_take(
     assert tried == [1e-3, 1e-2]
     best = max(evidence, key=lambda trial: trial["mark"])
     content = read_config_file(folder / "fedprox.yaml")
-    assert content["training"] == best["settings"]["training"]
+    assert content["training"].items() >= best["settings"]["training"].items()
+    assert content["data"]["scenario"] == VISUAL, "it runs by itself"
     assert validate(SimulationConfig, content).federation.method == "fedprox"
     assert (folder / "fedprox.yaml").read_text().startswith("# fedprox on visual-understanding")
     monkeypatch.setattr("benchmarks.tables.presets.TUNED", tmp_path / "tuned")
@@ -172,3 +173,14 @@ def test_a_rate_that_none_can_be_is_told(rate: str, capsys: pytest.CaptureFixtur
         tune.main(["--rates", "0.001", rate])
     assert stopped.value.code == 2
     assert "--rates: expected numbers between 0 and 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "file", sorted(TUNED.glob("embedded/*/*.yaml")), ids=lambda f: f"{f.parent.name}-{f.stem}"
+)
+def test_a_tuned_file_is_the_configuration_of_its_scenario(file: Path) -> None:
+    content = read_config_file(file)
+    scenarios_own = read_config_file(ROOT / "configs" / f"{file.parent.name}.yaml")
+    assert content["data"] == scenarios_own["data"]
+    assert content.get("model", {}).items() >= scenarios_own.get("model", {}).items()
+    assert validate(SimulationConfig, content).federation.rounds == 3
