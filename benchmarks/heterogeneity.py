@@ -44,9 +44,8 @@ from pilot_secure import entry_point
 from pilot_secure.federation.methods import METHODS
 from pilot_secure.files import write_atomically
 
-REFERENCE, MAIN = "local", "pilot"
+REFERENCE, MAIN, POOLED = "local", "pilot", "centralized"
 ACROSS, WITHIN = (0.0, 0.5, 1.0), (0.0, 1.0)
-COMPARED = ("local", "fedavg", "task_fedavg", "pilot")
 NAME = "heterogeneity"
 
 Place = tuple[float, float]  # across, within
@@ -56,7 +55,7 @@ Runs = Mapping[P, Mapping[str, Mapping[int, Columns]]]  # by method and seed
 
 @dataclass(frozen=True)
 class Contest:
-    """A place's best method, and how far it is ahead of the next one."""
+    """A place's best method that leaves data where they are, and its lead over the next one."""
 
     first: str
     second: str
@@ -120,8 +119,12 @@ def gather(folder: Path, cells: Mapping[tuple[P, str, int], Cell], moment: str) 
 
 
 def contest(methods: Mapping[str, Mapping[int, Columns]]) -> Contest:
-    """Return who is first by the mean over tasks, and the lead paired by seed."""
-    means = {name: mean_of_tasks(seeds).mean for name, seeds in methods.items()}
+    """Return who is first by the mean over tasks, and the lead paired by seed.
+
+    Centralized training is left out: it has all clients' data in one place.
+    """
+    rivals = {name: seeds for name, seeds in methods.items() if name != POOLED}
+    means = {name: mean_of_tasks(seeds).mean for name, seeds in rivals.items()}
     first, second = sorted(means, key=lambda name: -means[name])[:2]
     return Contest(first, second, paired(methods[first], methods[second])[MEAN_OF_TASKS])
 
@@ -178,32 +181,47 @@ def _plain(found: Contest) -> dict[str, object]:
 
 
 def markdown(runs: Mapping[str, Runs[Place]]) -> str:
-    """A grid for each moment: the mean over tasks in percent of Local, and fixed pairs."""
+    """Two grids for each moment: the mean over tasks in percent of Local, and fixed pairs."""
     lines = [
         "Mean over tasks of the score in percent of Local's, ± standard deviation over seeds;",
-        f"{MAIN} minus the others, paired by seed, ± 95 % confidence interval. Who is first",
-        "is chosen by the same runs that its lead is taken from, so that a lead is a little too",
-        "large; *clear* where its interval leaves zero out.",
+        f"below it {MAIN} minus the others, paired by seed, ± 95 % confidence interval. Who is",
+        f"first ({POOLED} left out) is chosen by the same runs that its lead is taken from, so",
+        "that a lead is a little too large; *clear* where its interval leaves zero out.",
         "",
     ]
     for moment, places in runs.items():
         names = list(next(iter(places.values())))
-        others = [name for name in names if name != MAIN] if MAIN in names else []
         lines += [f"{moment.replace('_', ' ').capitalize()}:", ""]
-        heading = [*names, *(f"{MAIN} − {name}" for name in others), "first", "its lead"]
-        lines += [f"| across | within | {' | '.join(heading)} |"]
-        lines += ["|---" * (len(heading) + 2) + "|"]
-        for (across, within), methods in places.items():
-            cells = [plus_minus(mean_of_tasks(methods[name])) for name in names]
-            pairs = [paired(methods[MAIN], methods[name])[MEAN_OF_TASKS] for name in others]
-            cells += [plus_minus(pair, pair.half_width) for pair in pairs]
-            best = contest(methods)
-            clear = ", clear" if best.is_clear else ""
-            lead = f"{plus_minus(best.lead, best.lead.half_width)} to {best.second}{clear}"
-            row = [f"{across:g}", f"{within:g}", *cells, best.first, lead]
-            lines += [f"| {' | '.join(row)} |"]
-        lines += [""]
+        scores = {place: _scores(methods, names) for place, methods in places.items()}
+        lines += _grid([*names, "first", "its lead"], scores)
+        others = [name for name in names if name != MAIN]
+        if MAIN in names:
+            differences = {
+                place: [_difference(methods[MAIN], methods[name]) for name in others]
+                for place, methods in places.items()
+            }
+            lines += _grid([f"{MAIN} − {name}" for name in others], differences)
     return "\n".join(lines)
+
+
+def _scores(methods: Mapping[str, Mapping[int, Columns]], names: Sequence[str]) -> list[str]:
+    best = contest(methods)
+    clear = ", clear" if best.is_clear else ""
+    lead = f"{_difference(methods[best.first], methods[best.second])} to {best.second}{clear}"
+    return [*(plus_minus(mean_of_tasks(methods[name])) for name in names), best.first, lead]
+
+
+def _difference(one: Mapping[int, Columns], other: Mapping[int, Columns]) -> str:
+    found = paired(one, other)[MEAN_OF_TASKS]
+    return plus_minus(found, found.half_width)
+
+
+def _grid(heading: Sequence[str], rows: Mapping[Place, Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(['across', 'within', *heading])} |"]
+    lines += ["|---" * (len(heading) + 2) + "|"]
+    for (across, within), cells in rows.items():
+        lines += [f"| {' | '.join([f'{across:g}', f'{within:g}', *cells])} |"]
+    return [*lines, ""]
 
 
 def plus_minus(figure: Figure, spread: float | None = None) -> str:
@@ -221,7 +239,11 @@ def plot(runs: Mapping[str, Runs[Place]]) -> bytes:
 
     within = sorted({place[1] for places in runs.values() for place in places})
     figure, axes = pyplot.subplots(
-        len(runs), len(within), figsize=(4 * len(within), 3 * len(runs)), squeeze=False
+        len(runs),
+        len(within),
+        figsize=(4 * len(within), 3 * len(runs)),
+        squeeze=False,
+        layout="constrained",
     )
     for row, (moment, places) in zip(axes, runs.items(), strict=True):
         for axis, strength in zip(row, within, strict=True):
@@ -234,8 +256,8 @@ def plot(runs: Mapping[str, Runs[Place]]) -> bytes:
             axis.set_title(f"{moment.replace('_', ' ')}, within {strength:g}", fontsize=9)
             axis.set_xlabel("across")
             axis.set_ylabel(MEAN_OF_TASKS.replace("reference", "Local"), fontsize=8)
-    axes[0][0].legend(fontsize=7)
-    figure.tight_layout()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=7)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     pyplot.close(figure)
@@ -245,7 +267,7 @@ def plot(runs: Mapping[str, Runs[Place]]) -> bytes:
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=COMPARED)
+    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=tuple(METHODS))
     parser.add_argument("--across", type=float, nargs="+", default=ACROSS, help="strengths, 0..1")
     parser.add_argument("--within", type=float, nargs="+", default=WITHIN, help="strengths, 0..1")
     parser.add_argument("--test-samples", type=positive_int, default=100, help="of each client")

@@ -26,14 +26,18 @@ def test_the_lead_is_paired_by_seed() -> None:
     assert best.lead.half_width == pytest.approx(12.706, abs=1e-3) and not best.is_clear
     assert contest({"local": scores(100, 100, 100), "pilot": scores(110, 111, 112)}).is_clear
     assert not contest({"local": scores(100), "pilot": scores(110)}).is_clear
+    pooled = {"local": scores(100, 100), "pilot": scores(110, 120), "centralized": scores(130, 140)}
+    assert contest(pooled).first == "pilot", "all data in one place is no federation"
 
 
 def test_pilot_is_set_against_each_of_the_others() -> None:
     methods = {"local": scores(100, 100), "fedavg": scores(107, 115), "pilot": scores(110, 120)}
     told = heterogeneity.markdown({"after_local": {(1.0, 0.5): methods}})
-    assert "| across | within | local | fedavg | pilot | pilot − local | pilot − fedavg |" in told
-    row = "| 1 | 0.5 | 100.0 ± 0.0 | 111.0 ± 5.7 | 115.0 ± 7.1 | 15.0 ± 63.5 | 4.0 ± 12.7 | pilot |"
-    assert row in told
+    assert "| across | within | local | fedavg | pilot | first | its lead |" in told
+    lead = "pilot | 4.0 ± 12.7 to fedavg |"
+    assert f"| 1 | 0.5 | 100.0 ± 0.0 | 111.0 ± 5.7 | 115.0 ± 7.1 | {lead}" in told
+    assert "| across | within | pilot − local | pilot − fedavg |" in told
+    assert "| 1 | 0.5 | 15.0 ± 63.5 | 4.0 ± 12.7 |" in told
 
 
 def test_every_place_is_run_and_written(
