@@ -140,6 +140,8 @@ def entry_problems(index: int, entry: ClientFilesConfig) -> list[str]:
         for name, (fits, what) in other.items()
         if given[name] is not None and not fits
     ]
+    if entry.hub == "":
+        problems.append(f"{where}.hub is empty: expected a hub id or a local folder")
     if entry.train_splits == ():
         problems.append(f"{where}.train_splits is empty: expected at least one split")
     if entry.split_kind != "dirichlet" and entry.split_by is None:

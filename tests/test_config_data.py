@@ -41,6 +41,7 @@ def test_entries_that_are_whole(kind: str) -> None:
         ("gqa", {"images": None}, "images is missing: expected a folder"),
         ("gqa", {"test_splits": ("val",)}, "test_splits is [val]: expected no splits"),
         ("gqa", {"instances": "b.json"}, "instances is b.json: expected format refcoco"),
+        ("hub gqa", {"hub": ""}, "hub is empty: expected a hub id or a local folder"),
         ("hub gqa", {"train": "a.json"}, "train is a.json: expected either it or `hub`"),
         ("hub gqa", {"test": "a.json"}, "test is a.json: expected either it or `hub`"),
         ("hub gqa", {"train_splits": ()}, "train_splits is empty: expected at least one split"),

@@ -135,7 +135,11 @@ def _without(entry: dict[str, Any], task: str, **changes: Any) -> dict[str, Any]
         ("boxes", {"images": "data/none"}, "data/none: expected the folder of the images of"),
         ("boxes", {"images": "data/gqa"}, "row 1 (COCO_train2014_000000000001.jpg: the file is"),
         ("boxes", {"test_splits": ["testC"]}, "no row is of split `testC`, expected one of test"),
-        ("covers", {"train": "data/scienceqa/problems.json"}, "(cover 1: key `imageURL` is"),
+        (
+            "covers",
+            {"train": "data/scienceqa/problems.json"},
+            "row 1: key `split` holds text, expected an integer",
+        ),
         ("questions", {"hub": "./none"}, "./none (train_balanced_instructions, split train)"),
         ("questions", {"hub": "hub/coco"}, "hub/coco (train_balanced_instructions, split train)"),
         ("choices", {"split_by": "colour"}, "split_by is 'colour', expected a key that rows have"),

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pilot_secure.data.images import is_dir
 from pilot_secure.data.json_rows import read_json
 from pilot_secure.data.prompts import ASSISTANT, IMAGE_TOKEN, SYSTEM_LINE, USER, conversation
 from pilot_secure.data.samples import ImageFile, NoImageError, Rows, Sample, collect
@@ -35,7 +36,7 @@ def read_conversations(file: Path, images: Path) -> Rows:
     Raises: DataError if the file is missing or no such JSON, or if the folder is missing.
     """
     rows = read_json(file, list)
-    if not images.is_dir():
+    if not is_dir(images):
         raise DataError(f"{images}: expected the folder of the images of {file}, there is none.")
     return collect(
         file,

@@ -12,9 +12,9 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pilot_secure.errors import DataError
 
@@ -22,6 +22,18 @@ Box = tuple[float, float, float, float]
 Colour = tuple[int, int, int]
 
 CLIP_MEAN_COLOUR: Colour = (122, 116, 104)
+_ON_THE_SIDE = (5, 6, 7, 8)
+"""Orientations of EXIF that exchange width and height."""
+
+
+class Decoded(NamedTuple):
+    """Width and height of an image as `datasets` turns it by its EXIF data, and its pixels' hash.
+
+    The hash is the same for one image in two lossless encodings.
+    """
+
+    size: tuple[int, int]
+    pixel_hash: str
 
 
 def mean_colour(image_mean: Sequence[float]) -> Colour:
@@ -55,17 +67,31 @@ def to_relative_box(box: Sequence[float], width: int, height: int) -> Box:
 def to_pixel_box(box: Sequence[float], width: int, height: int) -> Box:
     """The inverse of `to_relative_box`: pixels of the image before padding.
 
-    Corners in the padding fall outside the image; they are not moved.
+    For users who want an answer's box in the pixels of their own image; scores need it not, since
+    IoU is the same in both. Corners in the padding fall outside the image; they are not moved.
     """
     left, top, side = _placement(width, height)
     x1, y1, x2, y2 = box
     return x1 * side - left, y1 * side - top, x2 * side - left, y2 * side - top
 
 
+def size_text(size: tuple[int, int]) -> str:
+    """Width and height as messages write them."""
+    return f"{size[0]} x {size[1]} pixels"
+
+
 def is_file(path: Path) -> bool:
     """Whether there is such a file; a name that the system refuses (too long) is that of none."""
     try:
         return path.is_file()
+    except OSError:
+        return False
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is such a folder, as `is_file` asks for a file."""
+    try:
+        return path.is_dir()
     except OSError:
         return False
 
@@ -80,22 +106,26 @@ def check_image(path: Path) -> None:
 
 
 def image_size(encoded: Mapping[str, Any]) -> tuple[int, int]:
-    """Width and height in pixels, without decoding. Raises: DataError as `check_image` does."""
+    """Width and height in pixels as stored, without decoding.
+
+    Raises: DataError as `check_image` does.
+    """
     with _opened(encoded) as image:
         return image.size
 
 
-def pixel_hash(encoded: Mapping[str, Any]) -> str:
-    """A hash of the decoded pixels: the same for one image in two lossless encodings.
+def decode(encoded: Mapping[str, Any]) -> Decoded:
+    """Decode an image completely.
 
     `encoded` is what `datasets` stores: `bytes`, or the `path` of a file where these are None.
     Raises: DataError as `check_image` does.
     """
     with _opened(encoded) as image:
         pixels = image.convert("RGB")
+        turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_THE_SIDE
     digest = hashlib.blake2b(f"{pixels.width}x{pixels.height}".encode(), digest_size=16)
     digest.update(pixels.tobytes())
-    return digest.hexdigest()
+    return Decoded(pixels.size[::-1] if turned else pixels.size, digest.hexdigest())
 
 
 @contextmanager
@@ -109,7 +139,7 @@ def _opened(encoded: Mapping[str, Any]) -> Iterator[Image.Image]:
             yield image
     except Image.DecompressionBombError:
         raise DataError("the image has too many pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:
         reason = " ".join(str(error).split()).replace(str(path), path.name)
         raise DataError(f"the image cannot be decoded ({reason})") from None
 

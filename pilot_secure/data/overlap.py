@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pilot_secure.data.images import pixel_hash
+from pilot_secure.data.images import Decoded, decode, size_text
 from pilot_secure.data.samples import Sample
 from pilot_secure.errors import DataError
 
@@ -33,26 +33,32 @@ class ImageOverlap:
 class CheckedImages:
     """Decodes each image once, however many clients have it."""
 
-    _hashes: dict[str, str] = field(default_factory=dict)
+    _decoded: dict[str, Decoded] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self._hashes) + len(self._faults)
+        return len(self._decoded) + len(self._faults)
 
     def identities(self, sample: Sample) -> frozenset[str]:
         """What tells the sample's image from others: its pixels, and its number in COCO.
 
-        Raises: DataError, saying why, if the image cannot be decoded.
+        Raises: DataError, saying why, if the image cannot be decoded or is not of the size that
+        the sample's box is for.
         """
         key = sample.image.key
-        if key not in self._hashes and key not in self._faults:
+        if key not in self._decoded and key not in self._faults:
             try:
-                self._hashes[key] = pixel_hash(sample.image.encoded())
+                self._decoded[key] = decode(sample.image.encoded())
             except DataError as error:
                 self._faults[key] = str(error)
         if key in self._faults:
             raise DataError(self._faults[key])
-        known = {f"pixels {self._hashes[key]}"}
+        size, pixel_hash = self._decoded[key]
+        if sample.size is not None and sample.size != size:
+            raise DataError(
+                f"the image has {size_text(size)}, its box is for one of {size_text(sample.size)}"
+            )
+        known = {f"pixels {pixel_hash}"}
         return frozenset(known if sample.coco_id is None else known | {f"coco {sample.coco_id}"})
 
 

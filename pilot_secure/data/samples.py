@@ -53,8 +53,8 @@ class Sample:
     """One question about an image with its answer; `row` counts a file's rows from 1.
 
     `box` is exact, (x1, y1, x2, y2) relative to the image padded to a square; `answer` writes it
-    rounded. `coco_id` is the image's number in COCO, where it is known. `keys` are what a split
-    can go by.
+    rounded. `size` is the width and height of the image that the box is for. `coco_id` is the
+    image's number in COCO, where it is known. `keys` are what a split can go by.
     """
 
     id: str
@@ -65,6 +65,7 @@ class Sample:
     references: tuple[str, ...]
     keys: Mapping[str, Any] = field(default_factory=dict, repr=False)
     box: tuple[float, float, float, float] | None = None
+    size: tuple[int, int] | None = None
     coco_id: str | None = None
 
 

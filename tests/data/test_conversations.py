@@ -147,6 +147,8 @@ def test_files_without_samples(tmp_path: Path, images: Path, content: Any, words
 def test_missing_and_malformed_files_are_named(tmp_path: Path, images: Path) -> None:
     with pytest.raises(DataError, match=r"none\.json: there is no such file"):
         read_conversations(tmp_path / "none.json", images)
+    with pytest.raises(DataError, match="a{300}: expected the folder of the images"):
+        read_conversations(_write(tmp_path, []), Path("a" * 300))
     with pytest.raises(DataError, match="expected the folder of the images"):
         read_conversations(_write(tmp_path, [_row("a.png", "Q", "A")]), tmp_path / "none")
     (tmp_path / "cut.json").write_text('[{"id": ')

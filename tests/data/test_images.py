@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageFile
 
 from pilot_secure.data.images import (
     check_image,
+    decode,
     expand_to_square,
     mean_colour,
     to_pixel_box,
@@ -91,3 +93,31 @@ def test_broken_files_say_why(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=words) as caught:
             check_image(tmp_path / name)
         assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to decode frame 0"), NotImplementedError("no DXT9")]
+)
+def test_whatever_a_decoder_raises_is_told(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broken AVIF or DDS file does, from Pillow's decoders of these."""
+
+    def load(image: ImageFile.ImageFile) -> None:
+        raise error
+
+    Image.new("RGB", (4, 2)).save(tmp_path / "a.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(DataError, match=rf"the image cannot be decoded \({error}\)"):
+        check_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (4, 2)), (3, (4, 2)), (6, (2, 4))])
+def test_sizes_are_those_of_the_image_that_datasets_gives(
+    orientation: int, size: tuple[int, int], tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (4, 2)).save(tmp_path / "a.jpg", exif=exif)
+    stored = {"path": str(tmp_path / "a.jpg"), "bytes": None}
+    assert decode(stored).size == datasets.Image().decode_example(stored).size == size

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pilot_secure.data.client_files import LoadedClients, load_clients
 from pilot_secure.data.client_sources import ClientFiles, SplitSettings
-from pilot_secure.data.images import pixel_hash
+from pilot_secure.data.images import decode
 from pilot_secure.data.overlap import overlap_notes
 from pilot_secure.errors import DataError
 
@@ -108,12 +108,13 @@ def test_pixels_tell_images_apart(tmp_path: Path) -> None:
     image.save(tmp_path / "b.png")
 
     def hashed(name: str) -> str:
-        return pixel_hash({"path": str(tmp_path / name), "bytes": None})
+        return decode({"path": str(tmp_path / name), "bytes": None}).pixel_hash
 
     assert hashed("a.png") == hashed("a.bmp")
-    assert hashed("a.png") == pixel_hash({"path": None, "bytes": (tmp_path / "a.png").read_bytes()})
+    stored = {"path": None, "bytes": (tmp_path / "a.png").read_bytes()}
+    assert decode(stored) == ((4, 2), hashed("a.png"))
     assert len({hashed(name) for name in ("a.png", "tall.png", "b.png")}) == 3
     with pytest.raises(DataError, match="the file is missing"):
         hashed("none.png")
     with pytest.raises(DataError, match="cannot be decoded"):
-        pixel_hash({"path": None, "bytes": b"no image"})
+        decode({"path": None, "bytes": b"no image"})

@@ -17,7 +17,7 @@ from pilot_secure.data.json_rows import entry, field, identifier, read_json, tex
 from pilot_secure.data.prompts import caption_instruction
 from pilot_secure.data.public.hub import HubTable, StoredImage, collect_table
 from pilot_secure.data.public.source import DatasetFormat, HubTables, OfficialFiles
-from pilot_secure.data.samples import ImageSource, Rows, Sample, collect
+from pilot_secure.data.samples import ImageSource, Rows, Sample
 from pilot_secure.errors import DataError
 
 _CAPTIONS = ("caption", "captions", "sentences_raw", "sentences")
@@ -28,15 +28,13 @@ def read_files(files: OfficialFiles) -> Rows:
     files.require_images()
     content = read_json(files.annotations, dict, without=("tokens",))
     images = entry(files.annotations, content, "images", list)
-    files.row_splits(images, _split)
 
     def convert(number: int, row: Any) -> list[Sample]:
         name = f"{field(row, 'filepath', str)}/{field(row, 'filename', str)}"
         captions = [field(sentence, "raw", str) for sentence in field(row, "sentences", list)]
         return _samples(number, identifier(row, "cocoid"), files.image(name), captions)
 
-    chosen = ((n, row) for n, row in enumerate(images, start=1) if _split(row) in files.splits)
-    return collect(files.label, chosen, convert, _name)
+    return files.collect(images, lambda row: field(row, "split", str), convert, _name)
 
 
 def read_hub(hub: HubTables) -> Rows:
@@ -52,10 +50,6 @@ def read_hub(hub: HubTables) -> Rows:
         return _samples(number, coco_id, image, texts({column: captions}, column))
 
     return collect_table(table, (column, "cocoid"), convert)
-
-
-def _split(row: Any) -> object:
-    return row.get("split") if isinstance(row, Mapping) else None
 
 
 def _name(row: Any) -> str:

@@ -78,10 +78,13 @@ def _hub_rows(source: str, name: str) -> Iterator[tuple[Mapping[str, Any], _Imag
     images = HubTable(source, split, config=f"{name}_images")
     images.require("id", "image")
     places = {str(row["id"]): number - 1 for number, row in images.rows("id")}
+    present = images.with_image()
 
     def image_of(image_id: str) -> ImageSource:
         if image_id not in places:
             raise DataError(f"no row of {images.label} has `id` {image_id}")
+        if not present[places[image_id]]:
+            raise DataError(f"row {places[image_id] + 1} of {images.label} holds no `image`")
         return StoredImage(images, places[image_id])
 
     return ((row, image_of) for _number, row in questions.rows(*_COLUMNS))

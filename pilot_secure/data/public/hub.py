@@ -8,20 +8,24 @@ decodes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Image, load_dataset
-from datasets.exceptions import DatasetsError
+import pyarrow.parquet
+from datasets import Dataset, Image, ReadInstruction, load_dataset
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+from pilot_secure.data.images import is_dir
 from pilot_secure.data.samples import NoImageError, Rows, Sample, collect
 from pilot_secure.errors import DataError
 
 _BATCH = 1000
 _LOAD_ERRORS = (DatasetsError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError)
+_CAST_ERRORS = (NotImplementedError, TypeError, ValueError)
+"""What columns of another type raise: Arrow's errors derive from these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,13 @@ class HubTable:
         columns = self._dataset.column_names
         if "image" in columns:
             column = self._dataset.select_columns("image")
-            self.images = column.cast_column("image", Image(decode=False))
+            try:
+                self.images = column.cast_column("image", Image(decode=False))
+            except _CAST_ERRORS:
+                kind = self._dataset.data.schema.field("image").type
+                raise DataError(
+                    f"{self.label}: column `image` holds {kind}, expected images."
+                ) from None
 
     def require(self, *columns: str) -> None:
         """Raises: DataError naming the column that is missing and those that there are."""
@@ -99,6 +109,8 @@ class HubTable:
 
 
 def _load(label: str, source: str, splits: Sequence[str], config: str | None) -> Dataset:
+    for split in splits:
+        _require_split_name(label, split)
     files = {split: _parquet_files(Path(source), split, config) for split in splits}
     local = all(files.values())
     try:
@@ -109,11 +121,49 @@ def _load(label: str, source: str, splits: Sequence[str], config: str | None) ->
             split="+".join(splits),
         )
     except _LOAD_ERRORS as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise DataError(f"{label}: cannot be loaded ({type(error).__name__}: {reason}).") from None
+        reason = _fault(file for split in files.values() for file in split) or _reason(error)
+        raise DataError(f"{label}: cannot be loaded ({reason}).") from None
     if not isinstance(loaded, Dataset):
         raise DataError(f"{label}: expected a table, got {type(loaded).__name__}.")
     return loaded
+
+
+def _require_split_name(label: str, split: str) -> None:
+    """Raises: DataError unless it is one as `datasets` writes them, such as `train[:10%]`."""
+    try:
+        ReadInstruction.from_spec(split)
+    except ValueError as error:
+        raise DataError(
+            f"{label}: `{split}` is no name of a split ({str(error).rstrip('.')}), expected "
+            "letters, digits, `_` and `.`."
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    """The error in one line; its cause where it says by itself only that loading failed."""
+    if type(error) is DatasetGenerationError and isinstance(error.__cause__, Exception):
+        return _reason(error.__cause__)
+    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
+
+
+def _fault(files: Iterable[str]) -> str:
+    """Which file is no Parquet, or has no rows or other columns than the first; empty if none.
+
+    `datasets` writes its name to a log alone.
+    """
+    first: tuple[str, list[str]] | None = None
+    for file in files:
+        try:
+            content = pyarrow.parquet.read_metadata(file)
+            columns = content.schema.to_arrow_schema().names
+        except (OSError, *_CAST_ERRORS) as error:
+            return f"{file}: {_reason(error)}"
+        if not content.num_rows:
+            return f"{file} has no rows"
+        first = first or (file, columns)
+        if set(columns) != set(first[1]):
+            return f"{file} has columns {', '.join(columns)}; {first[0]} has {', '.join(first[1])}"
+    return ""
 
 
 def _parquet_files(folder: Path, split: str, config: str | None) -> list[str]:
@@ -122,9 +172,9 @@ def _parquet_files(folder: Path, split: str, config: str | None) -> list[str]:
     `datasets` knows splits of any name only from a README with metadata, or in `data/`.
     """
     for place in (folder / config,) if config else (folder, folder / "data"):
-        files = sorted(str(path) for path in place.glob(f"{split}-*.parquet"))
-        if files:
-            return files
+        files = place.glob(f"{split}-*.parquet") if is_dir(place) else ()
+        if paths := sorted(map(str, files)):
+            return paths
     return []
 
 

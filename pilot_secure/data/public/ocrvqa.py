@@ -18,7 +18,7 @@ from pilot_secure.data.json_rows import field, read_json, texts
 from pilot_secure.data.prompts import short_answer_instruction
 from pilot_secure.data.public.hub import HubTable, StoredImage, collect_table
 from pilot_secure.data.public.source import DatasetFormat, HubTables, OfficialFiles
-from pilot_secure.data.samples import ImageFile, ImageSource, Rows, Sample, collect
+from pilot_secure.data.samples import ImageFile, ImageSource, Rows, Sample
 from pilot_secure.errors import DataError
 
 _SPLITS = {1: "train", 2: "val", 3: "test"}
@@ -29,15 +29,12 @@ def read_files(files: OfficialFiles) -> Rows:
     """The samples of the splits; `genre` is a key to split by."""
     files.require_images()
     covers = read_json(files.annotations, dict)
-    files.row_splits(list(covers.values()), _split)
 
     def convert(number: int, item: tuple[str, Any]) -> list[Sample]:
         cover, row = item
         return _samples(number, cover, row, _image(files, cover, row))
 
-    rows = enumerate(covers.items(), start=1)
-    chosen = ((number, item) for number, item in rows if _split(item[1]) in files.splits)
-    return collect(files.label, chosen, convert, lambda item: f"cover {item[0]}")
+    return files.collect(covers.items(), _split, convert, lambda item: f"cover {item[0]}")
 
 
 def read_hub(hub: HubTables) -> Rows:
@@ -51,14 +48,20 @@ def read_hub(hub: HubTables) -> Rows:
     return collect_table(table, ("image_id", "questions", "answers", *_KEYS), convert)
 
 
-def _split(row: Any) -> object:
-    number = row.get("split") if isinstance(row, Mapping) else None
-    return _SPLITS.get(number, number) if isinstance(number, int) else number
+def _split(item: tuple[str, Any]) -> str:
+    number = field(item[1], "split", int)
+    if number not in _SPLITS:
+        raise DataError(f"key `split` is {number}, expected 1, 2 or 3")
+    return _SPLITS[number]
 
 
 def _image(files: OfficialFiles, cover: str, row: Any) -> ImageFile:
     """The authors' script keeps the URL's extension; LLaVA's copies are all called .jpg."""
-    suffix = PurePosixPath(urlsplit(field(row, "imageURL", str)).path).suffix
+    url = field(row, "imageURL", str)
+    try:
+        suffix = PurePosixPath(urlsplit(url).path).suffix
+    except ValueError as error:
+        raise DataError(f"key `imageURL` is {url[:60]}, expected a URL ({error})") from None
     image = files.image(f"{cover}{suffix}")
     other = files.image(f"{cover}.jpg")
     return other if suffix != ".jpg" and not is_file(image.path) else image

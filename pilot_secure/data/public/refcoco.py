@@ -16,15 +16,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pilot_secure.data.images import Box, image_size, to_relative_box
+from pilot_secure.data.images import Box, image_size, size_text, to_relative_box
 from pilot_secure.data.json_rows import entry, field, identifier, numbers, read_json, texts
 from pilot_secure.data.prompts import box_text, grounding_instruction
 from pilot_secure.data.public.hub import HubTable, StoredImage, collect_table
 from pilot_secure.data.public.plain_pickle import read_plain_pickle
 from pilot_secure.data.public.source import DatasetFormat, HubTables, OfficialFiles
-from pilot_secure.data.samples import ImageSource, Rows, Sample, collect
+from pilot_secure.data.samples import ImageSource, Rows, Sample
 from pilot_secure.errors import DataError
 
+_TOLERANCE = 1.0
+"""Pixels that a box may reach beyond its image: annotators' boxes do, by a fraction of one."""
 _COCO_NAME = re.compile(r"COCO_[a-z]+\d{4}_0*(\d+)")
 
 
@@ -34,7 +36,6 @@ def read_files(files: OfficialFiles) -> Rows:
     references = read_plain_pickle(files.annotations)
     if not isinstance(references, list):
         raise DataError(f"{files.annotations}: expected a list of references in the pickle.")
-    files.row_splits(references, _split)
     instances = _Instances(files.instances or files.annotations.with_name("instances.json"))
 
     def convert(number: int, row: Any) -> list[Sample]:
@@ -45,8 +46,7 @@ def read_files(files: OfficialFiles) -> Rows:
         where = (files.image(name), image_id)
         return _samples(number, identifier(row, "ref_id"), where, phrases, box, size, category)
 
-    chosen = ((n, row) for n, row in enumerate(references, start=1) if _split(row) in files.splits)
-    return collect(files.label, chosen, convert, _name)
+    return files.collect(references, lambda row: field(row, "split", str), convert, _name)
 
 
 def read_hub(hub: HubTables) -> Rows:
@@ -89,6 +89,7 @@ def _samples(
             references=(answer,),
             keys={"category": category} if category else {},
             box=box,
+            size=size,
             coco_id=coco_id,
         )
         for index, phrase in enumerate(phrases, start=1)
@@ -99,6 +100,12 @@ def _relative(box_xywh: tuple[float, ...], size: tuple[int, int]) -> Box:
     x, y, width, height = box_xywh
     if width <= 0 or height <= 0:
         raise DataError(f"the box {list(box_xywh)} is empty")
+    beyond = max(-x, -y, x + width - size[0], y + height - size[1])
+    if beyond > _TOLERANCE:
+        raise DataError(
+            f"the box {list(box_xywh)} (x, y, width, height) is not in its image of "
+            f"{size_text(size)}"
+        )
     return to_relative_box((x, y, x + width, y + height), *size)
 
 
@@ -138,15 +145,20 @@ class _Instances:
         if image_id not in self._images:
             raise DataError(f"image_id {image_id} is not among the images of {self._file.name}")
         row = self._images[image_id]
-        return (field(row, "width", int), field(row, "height", int)), field(row, "file_name", str)
-
-
-def _split(row: Any) -> object:
-    return row.get("split") if isinstance(row, Mapping) else None
+        size = field(row, "width", int), field(row, "height", int)
+        if min(size) < 1:
+            raise DataError(
+                f"image {image_id} has {size_text(size)} in {self._file.name}, expected `width` "
+                "and `height` to be at least 1"
+            )
+        return size, field(row, "file_name", str)
 
 
 def _name(row: Any) -> str:
-    return f"ref_id {row.get('ref_id')}" if isinstance(row, Mapping) else "no mapping"
+    try:
+        return f"ref_id {identifier(row, 'ref_id')}"
+    except DataError:
+        return "no ref_id"
 
 
 FORMAT = DatasetFormat(

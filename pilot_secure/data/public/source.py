@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilot_secure.data.samples import ImageFile, Rows
+from pilot_secure.data.images import is_dir
+from pilot_secure.data.samples import ImageFile, Rows, Sample, collect
 from pilot_secure.errors import DataError
 
 
@@ -31,7 +32,7 @@ class OfficialFiles:
 
     def require_images(self) -> None:
         """Raises: DataError if the folder of images is missing."""
-        if not self.images.is_dir():
+        if not is_dir(self.images):
             raise DataError(
                 f"{self.images}: expected the folder of the images of {self.annotations}, there "
                 "is none."
@@ -41,15 +42,42 @@ class OfficialFiles:
         """The file of that name below the folder of images."""
         return ImageFile(self.images / name, name)
 
-    def row_splits(self, rows: list[Any], split_of: Callable[[Any], object]) -> None:
-        """Raises: DataError if no row is of one of the splits, naming those that there are."""
-        present = {str(split_of(row)) for row in rows}
+    def collect(
+        self,
+        rows: Iterable[Any],
+        split_of: Callable[[Any], str],
+        convert: Callable[[int, Any], list[Sample]],
+        name: Callable[[Any], str],
+    ) -> Rows:
+        """The samples of the splits' rows (`samples.collect`).
+
+        A row for which `split_of` raises DataError could be of any split: it is counted as broken.
+        Raises: DataError if no row is of one of the splits, naming those that there are.
+        """
+        chosen, present, faults = [], set(), []
+        for number, row in enumerate(rows, start=1):
+            try:
+                split = split_of(row)
+            except DataError as error:
+                faults.append(f"row {number}: {error}")
+            else:
+                present.add(split)
+                if split not in self.splits:
+                    continue
+            chosen.append((number, row))
         missing = [split for split in self.splits if split not in present]
         if missing:
+            there = f"one of {', '.join(sorted(present))}" if present else "at least one"
             raise DataError(
-                f"{self.annotations}: no row is of split `{missing[0]}`, expected one of "
-                f"{', '.join(sorted(present))}."
+                f"{self.annotations}: no row is of split `{missing[0]}`, expected "
+                f"{'; '.join([there, *faults[:1]])}."
             )
+
+        def checked(number: int, row: Any) -> list[Sample]:
+            split_of(row)
+            return convert(number, row)
+
+        return collect(self.label, chosen, checked, name)
 
 
 @dataclass(frozen=True)
