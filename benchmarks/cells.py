@@ -136,8 +136,8 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> list[str]:
     """Run the cells that have no file yet; return what went wrong, each thing once.
 
     States the expected time first and progress after each cell, on standard error. Raises:
-    RunFolderError for a folder or a finished cell that cannot be used; UsageError where one mistake
-    of the caller's ended all that was to run.
+    RunFolderError for a folder or a finished cell that cannot be used; UsageError or
+    FederationError where one of them, the same, ended all that was to run.
     """
     with told_in_a_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,8 +182,7 @@ def _carry_out_all(todo: Sequence[Cell], folder: Path, jobs: int, code: str) -> 
     problems = [f"{_first_of(labels)}: {error}" for (_, error), labels in failed.items()]
     if [len(labels) for labels in failed.values()] == [len(todo)]:
         ((kind, _),) = failed
-        if issubclass(kind, UsageError):
-            raise UsageError(problems[0])
+        raise (UsageError if issubclass(kind, UsageError) else FederationError)(problems[0])
     return problems + killed
 
 

@@ -68,7 +68,9 @@ def test_every_place_is_run_and_written(
     assert (tmp_path / "heterogeneity.md").read_text() in told.out
 
 
-@pytest.mark.parametrize("wrong", [["--methods", "pilot"], ["--seeds", "0"]])
+@pytest.mark.parametrize(
+    "wrong", [["--methods", "pilot"], ["--methods", "local", "centralized"], ["--seeds", "0"]]
+)
 def test_what_cannot_be_compared_is_refused(wrong: list[str]) -> None:
     with pytest.raises(SystemExit):
         heterogeneity.main(wrong)
